@@ -1,0 +1,5 @@
+"""Matrix ops with a format for every role."""
+
+from precis.ops.matrix import MATRIX_OPS, MatrixOp, Operand, Roles, matrix_op
+
+__all__ = ["MATRIX_OPS", "MatrixOp", "Operand", "Roles", "matrix_op"]

@@ -1,0 +1,5 @@
+"""Where numbers are used: a format for every role of a computation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

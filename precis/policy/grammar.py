@@ -1,0 +1,96 @@
+"""Between a policy and its text.
+
+    policy  = preset | format | pair { "," pair }
+    pair    = key "=" format
+    key     = "p" | "c" | "k" | "x" | "o" | "a" | "g" | "w" | "s" | "r" | "m" | "v"
+            | "params" | "compute" | "output" | … (the roles' long names)
+
+The text means in jmp what it means here, as far as jmp has it.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from precis.formats import FloatFormat, parse_float
+from precis.policy.policy import KEYS, Policy, default_of
+from precis.policy.presets import PRESETS
+from precis.types import did_you_mean
+
+_LONG = {"params": "p"} | {name: key for key, name in KEYS.items()}
+
+
+def get_policy(text: Policy | str) -> Policy:
+    """The policy that `text` describes; a policy is returned as it is.
+
+    `text` is a preset (`mixed_bf16`), a list of roles (`p=f32,c=bf16,o=f32`), or one format,
+    which then sets p, c and o. Roles that are left out take their defaults.
+    `get_policy(str(policy)) == policy`.
+
+    >>> str(get_policy("mixed_bf16"))
+    'p=f32,c=bf16,o=f32'
+    >>> get_policy("c=bf16") == get_policy("params=float32,compute=bfloat16,output=bfloat16")
+    True
+
+    Raises:
+        ValueError: An unknown preset, key or format, a key given twice, or a set of formats
+            that cannot work together.
+        TypeError: `text` is neither text nor a policy.
+    """
+    if isinstance(text, Policy):
+        return text
+    policy = _resolve(_given(text))
+    _check(policy)
+    return policy
+
+
+def _given(text: str) -> dict[str, FloatFormat]:
+    """The roles that `text` names, after presets and bare formats are written out."""
+    if not isinstance(text, str):
+        raise TypeError(f"a policy or its text is wanted, got {text!r}")
+    text = PRESETS.get(text.strip().lower(), text)
+    if "=" not in text:
+        fmt = _bare(text)
+        return {"p": fmt, "c": fmt, "o": fmt}
+    given: dict[str, FloatFormat] = {}
+    for part in text.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(f"{text!r}: {part.strip()!r} is no role=format pair")
+        short = _LONG.get(key, key)
+        if short not in KEYS:
+            choices = [*KEYS, *_LONG]
+            raise ValueError(f"{text!r}: no role is called {key!r}{did_you_mean(key, choices)}")
+        if short in given:
+            raise ValueError(f"{text!r}: role {short!r} is given twice")
+        given[short] = parse_float(value)
+    return given
+
+
+def _bare(text: str) -> FloatFormat:
+    try:
+        return parse_float(text)
+    except ValueError as error:
+        if text.strip().lower() == "half":
+            raise
+        hint = did_you_mean(text, [*PRESETS, "f32", "bf16", "f16"])
+        raise ValueError(f"no policy is called {text!r}{hint} ({error})") from None
+
+
+def _resolve(given: dict[str, FloatFormat]) -> Policy:
+    known = SimpleNamespace(**{KEYS[key]: fmt for key, fmt in given.items()})
+    # A role derives from roles further up this list only.
+    for name in ("param", "compute", "activation", *KEYS.values()):
+        if not hasattr(known, name):
+            setattr(known, name, default_of(name, known)[0])
+    return Policy(**vars(known))
+
+
+def _check(policy: Policy) -> None:
+    for key, name in (("m", "m"), ("v", "v"), ("r", "reduce")):
+        fmt: FloatFormat = getattr(policy, name)
+        if not fmt.is_native:
+            raise ValueError(
+                f"{key}={fmt}: {key} is stored or sent as it is, so its format must be a dtype; "
+                "choose f32, bf16 or f16"
+            )

@@ -1,0 +1,61 @@
+"""`value_and_grad` under a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from precis.policy import Policy, get_policy
+from precis.tree import map_floats
+from precis.types import PyTree
+from precis.walk import autocast
+
+
+def value_and_grad(
+    loss: Callable[..., Any],
+    policy: Policy | str,
+    *,
+    has_aux: bool = False,
+    state_argnums: int | tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """`jax.value_and_grad(loss)` with respect to its first argument, computed under `policy`.
+
+    Gradients come in the policy's weight_grad format. Where that is wider than the parameters'
+    storage, the parameters are widened before the gradient is taken, which costs a copy of them;
+    otherwise each gradient has the dtype of its parameter.
+
+    Args:
+        loss: `loss(params, *args, **kwargs)` gives a float scalar, or `(scalar, aux)`.
+        policy: A policy or its text.
+        has_aux: Whether `loss` returns a pair.
+        state_argnums: Arguments that hold running statistics, as in `autocast`.
+
+    Returns:
+        `fn(params, *args, scale=None, **kwargs) -> (value, grads)`, or `((value, aux), grads)`.
+        `value` is [] float32 or wider. With `scale` ([] float32), the gradients are those of
+        `value * scale`, multiplied in float32; the value is returned unscaled.
+    """
+    resolved = get_policy(policy)
+    cast = autocast(loss, resolved, state_argnums=state_argnums)
+
+    def fn(params: PyTree, *args: Any, scale: Array | None = None, **kwargs: Any) -> Any:
+        def objective(params: PyTree) -> tuple[Array, Any]:
+            result = cast(params, *args, **kwargs)
+            value, aux = result if has_aux else (result, None)
+            value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+            return (value if scale is None else value * scale), (value, aux)
+
+        wide = _widened(params, resolved)
+        grads, (value, aux) = jax.grad(objective, has_aux=True)(wide)
+        return ((value, aux) if has_aux else value), grads
+
+    return fn
+
+
+def _widened(params: PyTree, policy: Policy) -> PyTree:
+    carrier = policy.weight_grad.carrier
+    return map_floats(lambda p: p.astype(jnp.promote_types(p.dtype, carrier)), params)

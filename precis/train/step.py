@@ -1,0 +1,148 @@
+"""`make_step`: scale, differentiate under a policy, unscale, clip, update, in one jitted call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from precis.optim import LossScale, keep_if_skipped, loss_scaled, scale_of
+from precis.policy import Policy, cast_to_param, get_policy
+from precis.train.gradient import value_and_grad
+from precis.train.scaling import resolve_loss_scale
+from precis.train.state import TrainState
+from precis.types import PyTree
+
+# A policy's rounding must not be optimized away: by default XLA may compute in more bits than
+# the program says, and the policy would look better than it is.
+COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step under a policy: call it as `step(train_state, batch, key)`.
+
+    Attributes:
+        policy: The policy.
+        optimizer: The optax transformation, with loss scaling and clipping where they apply.
+        is_scaled: Whether the loss is scaled.
+        update: The pure, possibly jitted function behind the call.
+    """
+
+    policy: Policy
+    optimizer: optax.GradientTransformation
+    is_scaled: bool
+    update: Callable[..., tuple[TrainState, dict[str, Array]]]
+
+    def init(self, params: PyTree, state: PyTree = None) -> TrainState:
+        """The first state: `params` cast to the policy's param format, fresh optimizer state."""
+        params = cast_to_param(self.policy, params)
+        return TrainState(jnp.int32(0), params, state, self.optimizer.init(params))
+
+    def __call__(
+        self, train_state: TrainState, batch: PyTree, key: Array | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """The next state, and metrics: scalars that stay on the device.
+
+        `loss`, `grad_norm`, `finite`, `grad_zero` (share of gradient entries that are exactly
+        zero), `update_lost` (share of nonzero updates that left their parameter as it was), with
+        loss scaling `loss_scale` and `skipped` (so far), and what the loss function reports.
+        """
+        return self.update(train_state, batch, key)
+
+
+def make_step(
+    loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    policy: Policy | str,
+    *,
+    has_state: bool = False,
+    loss_scale: LossScale | str = "auto",
+    clip: float | None = None,
+    jit: bool = True,
+) -> Step:
+    """A training step for `loss` under `policy`.
+
+    >>> import jax.numpy as jnp, optax
+    >>> def loss(params, batch):
+    ...     return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+    >>> step = make_step(loss, optax.adam(1e-3), "mixed_f16")
+    >>> train_state = step.init({"w": jnp.zeros((3, 1))})
+    >>> batch = {"x": jnp.ones((8, 3)), "y": jnp.ones((8, 1))}
+    >>> train_state, metrics = step(train_state, batch)
+    >>> float(metrics["loss"]), float(metrics["loss_scale"])
+    (1.0, 32768.0)
+
+    Args:
+        loss: `loss(params, batch) -> scalar`; with `has_state` a task's form,
+            `loss(params, state, batch, *, key, train) -> (scalar, (state, metrics))`.
+        optimizer: Any optax transformation.
+        policy: A policy or its text.
+        has_state: Which form `loss` has.
+        loss_scale: `auto` scales dynamically if the policy's gradients can underflow (c, x or g
+            has 5 exponent bits); `none`, `dynamic`, `static:1024`, or a `LossScale`.
+        clip: Largest global norm of the unscaled gradients.
+        jit: Compile it, with excess precision off. Without, the caller does.
+
+    Raises:
+        ValueError: Bad text for the policy or the loss scale.
+    """
+    resolved = get_policy(policy)
+    scale = resolve_loss_scale(loss_scale, resolved)
+    if scale is not None:
+        optimizer = loss_scaled(optimizer, scale, clip=clip)
+    elif clip is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+    task_loss = loss if has_state else _without_state(loss)
+    gradient = value_and_grad(task_loss, resolved, has_aux=True, state_argnums=1)
+
+    def update(
+        before: TrainState, batch: PyTree, key: Array | None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        factor = scale_of(before.opt_state) if scale is not None else None
+        (value, (state, metrics)), grads = gradient(
+            before.params, before.state, batch, key=key, train=True, scale=factor
+        )
+        updates, opt_state = optimizer.update(grads, before.opt_state, before.params)
+        params = cast_to_param(resolved, optax.apply_updates(before.params, updates))
+        measured = _measure(value, grads, factor, before.params, params, updates)
+        if scale is not None:
+            state = keep_if_skipped(opt_state, state, before.state)
+            measured |= {"loss_scale": scale_of(opt_state), "skipped": opt_state.skipped}
+        after = TrainState(before.step + 1, params, state, opt_state)
+        return after, measured | metrics
+
+    if jit:
+        update = jax.jit(update, compiler_options=COMPILER_OPTIONS)
+    return Step(resolved, optimizer, scale is not None, update)
+
+
+def _without_state(loss: Callable[..., Any]) -> Callable[..., Any]:
+    def task_loss(params: PyTree, state: PyTree, batch: PyTree, *, key: Any, train: bool) -> Any:
+        del key, train
+        return loss(params, batch), (state, {})
+
+    return task_loss
+
+
+def _measure(
+    value: Array, grads: PyTree, scale: Array | None, old: PyTree, new: PyTree, updates: PyTree
+) -> dict[str, Array]:
+    leaves = [g.astype(jnp.float32) for g in jax.tree.leaves(grads)]
+    norm = optax.global_norm(leaves) / (1.0 if scale is None else scale)
+    zeros = sum(jnp.sum(g == 0) for g in leaves)
+    moved = jax.tree.map(lambda u: u != 0, updates)
+    lost = jax.tree.map(lambda m, a, b: jnp.sum(m & (a == b)), moved, old, new)
+    total = sum(jnp.sum(m) for m in jax.tree.leaves(moved))
+    return {
+        "loss": value,
+        "grad_norm": norm,
+        "finite": jnp.isfinite(norm),
+        "grad_zero": zeros / sum(g.size for g in leaves),
+        "update_lost": sum(jax.tree.leaves(lost)) / jnp.maximum(total, 1),
+    }

@@ -1,0 +1,55 @@
+"""Trees of arrays: paths as `a/b/kernel`, maps over float leaves, sizes in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from precis.types import PyTree
+
+
+def path_str(key_path: tuple[Any, ...]) -> str:
+    """A JAX key path as `a/b/kernel`; indices and field names appear as they are.
+
+    >>> path_str(jax.tree_util.tree_leaves_with_path({"a": [1, 2]})[1][0])
+    'a/1'
+    """
+    return "/".join(str(_name(entry)) for entry in key_path)
+
+
+def leaves_with_paths(tree: PyTree) -> list[tuple[str, Any]]:
+    """The leaves of `tree` in order, each with its path."""
+    return [(path_str(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def is_float(x: Any) -> bool:
+    """Whether `x` has a real floating-point dtype (float8 and bfloat16 included)."""
+    dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+    return jnp.issubdtype(dtype, jnp.floating)
+
+
+def map_floats(fn: Callable[[Any], Any], tree: PyTree) -> PyTree:
+    """`tree` with `fn` applied to its float leaves; integers, booleans and keys are untouched."""
+    return jax.tree.map(lambda leaf: fn(leaf) if is_float(leaf) else leaf, tree)
+
+
+def nbytes(tree: PyTree) -> int:
+    """Bytes of storage that the array leaves of `tree` take (shapes suffice)."""
+    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _leaf_bytes(leaf: Any) -> int:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
+
+
+def _name(entry: Any) -> Any:
+    for field in ("key", "idx", "name"):
+        if hasattr(entry, field):
+            return getattr(entry, field)
+    return entry

@@ -1,0 +1,132 @@
+"""`audit`: what would run in which format, read off the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from precis.policy import Policy, get_policy
+from precis.walk import equations
+from precis.walk.autocast import Argnums, trace
+from precis.walk.program import Multiply, Opaque, Program, Remat, Scan, Site
+from precis.walk.rules import Pins
+
+
+class AuditedSite(NamedTuple):
+    """A matrix op, and how often it runs in one call of the function."""
+
+    site: Site
+    trips: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of all its runs."""
+        return self.site.flops * self.trips
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a function would run under a policy, without running it.
+
+    Attributes:
+        policy: The policy.
+        sites: The matrix ops on which it has a hold or which the model pins, in program order.
+        opaque_flops: Matrix FLOPs inside calls with a derivative rule of their own.
+        notes: What a reader should know: pinned sites, opaque calls, unknown primitives.
+    """
+
+    policy: Policy
+    sites: tuple[AuditedSite, ...]
+    opaque_flops: int
+    notes: tuple[str, ...]
+
+    @property
+    def flops(self) -> int:
+        """Matrix FLOPs of one call, forward pass only."""
+        return sum(site.flops for site in self.sites) + self.opaque_flops
+
+    @property
+    def pinned(self) -> float:
+        """Share of matrix FLOPs that run in a format which the model itself chose."""
+        flops = sum(site.flops for site in self.sites if site.site.pinned)
+        return flops / self.flops if self.flops else 0.0
+
+    @property
+    def in_force(self) -> float:
+        """Share of matrix FLOPs that run as the policy says; 1 if there are none."""
+        if not self.flops:
+            return 1.0
+        return 1.0 - self.pinned - self.opaque_flops / self.flops
+
+    @property
+    def emulated(self) -> bool:
+        """Whether some role's format has no dtype and rides on a wider carrier."""
+        return self.policy.is_emulated
+
+    def require(self, share: float) -> None:
+        """Raises ValueError, with the notes, if less than `share` is in force."""
+        if self.in_force < share:
+            notes = "; ".join(self.notes)
+            raise ValueError(
+                f"{self.policy} holds for {self.in_force:.1%} of the matrix FLOPs, "
+                f"{share:.1%} is required: {notes}"
+            )
+
+
+def audit(
+    fn: Callable[..., Any],
+    *args: Any,
+    policy: Policy | str,
+    params_argnums: Argnums = 0,
+    state_argnums: Argnums = (),
+    pins: Pins = "respect",
+    **kwargs: Any,
+) -> Audit:
+    """What `fn(*args, **kwargs)` would run under `policy`.
+
+    Nothing is computed: `jax.ShapeDtypeStruct`s do as arguments. The other arguments are
+    `autocast`'s.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    >>> report = audit(lambda w, x: x @ w, jax.ShapeDtypeStruct((4, 2), jnp.float32), x,
+    ...                policy="mixed_bf16")
+    >>> report.flops, report.in_force
+    (128, 1.0)
+    """
+    resolved = get_policy(policy)
+    traced = trace(
+        fn, args, kwargs, resolved, params_argnums, state_argnums=state_argnums, pins=pins
+    )
+    sites, opaque, notes = [], 0, {}
+    for step, trips in _steps(traced.program, 1):
+        name = step.eqn.primitive.name
+        match step.action:
+            case Multiply(_, site):
+                sites.append(AuditedSite(site, trips))
+                if site.pinned:
+                    notes[f"{site.path}: the model itself computes in {site.pinned}"] = None
+            case Opaque(_, _, flops):
+                opaque += flops * trips
+                if flops:
+                    notes[f"{name}: runs as written, with a derivative rule of its own"] = None
+            case _ if name not in equations.KNOWN and _is_governed(traced.program, step):
+                notes[f"{name}: unknown to the walker, runs in float32"] = None
+    return Audit(resolved, tuple(sites), opaque, tuple(notes))
+
+
+def _steps(program: Program, trips: int) -> Iterator[tuple[Any, int]]:
+    for step in program.steps:
+        yield step, trips
+        match step.action:
+            case Remat(body):
+                yield from _steps(body, trips)
+            case Scan(body):
+                yield from _steps(body, trips * step.eqn.params["length"])
+
+
+def _is_governed(program: Program, step: Any) -> bool:
+    # Slots of an inner program are numbered on from the outer one and are not in its table.
+    values = (program.values.get(slot) for slot in step.inputs)
+    return any(value is not None and not value.is_neutral for value in values)

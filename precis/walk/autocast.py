@@ -1,0 +1,202 @@
+"""`autocast`: the same function, computed under a policy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from precis.formats import FLOAT32, FloatFormat, cast_to
+from precis.policy import Policy, get_policy
+from precis.tree import path_str
+from precis.walk.emit import emit
+from precis.walk.kinds import Kind, Value, format_of
+from precis.walk.plan import plan
+from precis.walk.program import Program
+from precis.walk.rules import Pins
+
+Argnums = int | Sequence[int]
+
+
+def autocast(
+    fn: Callable[..., Any],
+    policy: Policy | str,
+    *,
+    params_argnums: Argnums = 0,
+    state_argnums: Argnums = (),
+    forward_mode: bool = False,
+    pins: Pins = "respect",
+) -> Callable[..., Any]:
+    """`fn` with the same signature, its numbers in the formats of `policy`.
+
+    The function is traced, every equation gets a format, and the program is computed anew; `fn`
+    and whatever it calls stay as they are, and nothing is left behind. jit, grad, vmap and scan
+    compose around it. It traces on every call, so call it inside `jax.jit`.
+
+    Under an f32 policy the results are those of `fn` with matrix ops at full float32 precision.
+
+    Args:
+        fn: Any JAX function of arrays and trees of arrays. Python scalars and other objects
+            among its arguments are constants.
+        policy: A policy or its text.
+        params_argnums: Positional arguments that hold parameters: they stay as stored and are
+            cast where they are used.
+        state_argnums: Positional arguments that hold running statistics: never cast.
+        forward_mode: Use JAX's own derivative rules, so that `jax.jvp` works; grad and
+            weight_grad formats then have no effect, and must not be given.
+        pins: What a cast to a 16-bit dtype inside `fn` means: `respect` keeps it and what is
+            computed in it, `override` lets the policy decide.
+
+    Returns:
+        A function. Float outputs of rank ≥ 1 are in the policy's output format, rank-0 floats in
+        sensitive; what derives from parameters or state alone keeps its dtype.
+
+    Raises:
+        NotImplementedError: When called, if `fn` uses a higher-order primitive that is not
+            entered yet; the message names it.
+        ValueError: `forward_mode` with a grad or weight_grad format that it would ignore.
+    """
+    resolved = get_policy(policy)
+    if pins not in ("respect", "override"):
+        raise ValueError(f"pins is 'respect' or 'override', got {pins!r}")
+    if forward_mode and (given := _backward_roles(resolved)):
+        raise ValueError(f"forward_mode ignores {given}: leave that out of {resolved}")
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        traced = trace(
+            fn, args, kwargs, resolved, params_argnums, state_argnums=state_argnums, pins=pins
+        )
+        results = emit(traced.program, traced.arrays, forward_mode=forward_mode)
+        return jax.tree.unflatten(traced.out_tree, results)
+
+    return wrapped
+
+
+class Traced(NamedTuple):
+    """A function traced and planned on one set of arguments.
+
+    Attributes:
+        program: The plan.
+        arrays: The array arguments, in the program's order, as the program wants them.
+        out_tree: Structure of the results.
+    """
+
+    program: Program
+    arrays: list[Array]
+    out_tree: Any
+
+
+def trace(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    policy: Policy,
+    params_argnums: Argnums = 0,
+    *,
+    state_argnums: Argnums = (),
+    pins: Pins = "respect",
+) -> Traced:
+    """`fn` traced on `args` and planned under `policy`; arrays may be shapes alone.
+
+    Floats narrower than float32 are traced as float32: their dtype is storage and says nothing
+    of what the program wants. So each cast to a 16-bit dtype in the trace is the program's own.
+    """
+    flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
+    roles = _roles_of_args(len(args), params_argnums, state_argnums)
+    is_array = [_is_array(leaf) for _, leaf in flat]
+    standins = [_standin(leaf) for (_, leaf), array in zip(flat, is_array, strict=True) if array]
+
+    def on_arrays(*arrays: Any) -> Any:
+        given = iter(arrays)
+        leaves = [
+            next(given) if array else leaf
+            for (_, leaf), array in zip(flat, is_array, strict=True)
+        ]
+        inner_args, inner_kwargs = jax.tree_util.tree_unflatten(tree, leaves)
+        return fn(*inner_args, **inner_kwargs)
+
+    jaxpr, out_shape = jax.make_jaxpr(on_arrays, return_shape=True)(*standins)
+    values, arrays = [], []
+    for (path, leaf), array in zip(flat, is_array, strict=True):
+        if array:
+            value = _argument(leaf, path, roles)
+            values.append(value)
+            arrays.append(_as_weight(leaf, policy) if value.kind is Kind.WEIGHT else leaf)
+    program = plan(jaxpr, values, policy, pins=pins)
+    arrays = [_carried(array, value) for array, value in zip(arrays, values, strict=True)]
+    return Traced(program, arrays, jax.tree.structure(out_shape))
+
+
+def _backward_roles(policy: Policy) -> str:
+    return ", ".join(
+        f"{role.key}={role.format}"
+        for role in policy.roles()
+        if role.key in ("g", "w") and role.reason == "given"
+    )
+
+
+def _roles_of_args(count: int, params: Argnums, state: Argnums) -> dict[int, Kind]:
+    roles = {}
+    for argnums, kind in ((params, Kind.WEIGHT), (state, Kind.STATE)):
+        for argnum in (argnums,) if isinstance(argnums, int) else argnums:
+            if not -count <= argnum < count:
+                raise ValueError(f"argument {argnum} is named as {kind.value}, got {count} of them")
+            roles[argnum % count] = kind
+    return roles
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def _standin(leaf: Any) -> jax.ShapeDtypeStruct:
+    dtype = leaf.dtype
+    if jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.promote_types(dtype, jnp.float32)
+    return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True))
+
+
+def _argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, Kind]) -> Value:
+    """What is known of an argument; a path is (args or kwargs, position, *within)."""
+    fmt = format_of(leaf.dtype)
+    kind = roles.get(path[1].idx) if path[0].idx == 0 else None
+    if fmt is None:
+        return Value(Kind.DISCRETE, data=kind is None)
+    match kind:
+        case Kind.WEIGHT:
+            return Value(kind, fmt, paths=(path_str(path[2:]),), stored=fmt)
+        case Kind.STATE:
+            return Value(kind, fmt, stored=fmt)
+        case _:
+            return Value(Kind.POLICY, fmt, data=True)
+
+
+def _carried(leaf: Any, value: Value) -> Any:
+    """Floats without arithmetic of their own (float8) are widened, which is exact."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) or value.format is None:
+        return leaf
+    return jnp.asarray(leaf).astype(value.format.dtype)
+
+
+def _as_weight(leaf: Any, policy: Policy) -> Any:
+    """The parameter, its gradient put onto weight_grad's grid where that is coarser than it."""
+    stored = format_of(leaf.dtype)
+    if isinstance(leaf, jax.ShapeDtypeStruct) or stored is None:
+        return leaf
+    if stored.fits_in(policy.weight_grad):
+        return leaf
+    return _rounded_gradient(jnp.asarray(leaf), policy.weight_grad)
+
+
+def _rounded_gradient(x: Array, fmt: FloatFormat) -> Array:
+    call = jax.custom_vjp(lambda x: x)
+    call.defvjp(
+        lambda x: (x, None), lambda _, g: (cast_to(g.astype(FLOAT32.dtype), fmt).astype(g.dtype),)
+    )
+    return call(x)

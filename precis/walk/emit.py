@@ -1,0 +1,146 @@
+"""`emit`: computes a planned program on arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from precis.formats import FLOAT32, FloatFormat
+from precis.ops import MatrixOp, matrix_op
+from precis.walk import equations
+from precis.walk.kinds import Kind, Value
+from precis.walk.move import move
+from precis.walk.program import (
+    Cast,
+    Multiply,
+    Opaque,
+    Program,
+    Rearrange,
+    Remat,
+    Run,
+    Scan,
+    Step,
+)
+
+
+def emit(program: Program, arguments: list[Array], *, forward_mode: bool = False) -> list[Array]:
+    """The results of `program` on `arguments`, each in the format that was planned for it.
+
+    Args:
+        program: What to compute.
+        arguments: One array for each input, in the format that the plan has for it.
+        forward_mode: Use JAX's own derivative rules throughout, so that `jax.jvp` works.
+    """
+    env: dict[int, Any] = dict(program.constants)
+    env.update(zip(program.inputs, arguments, strict=True))
+    for step in program.steps:
+        results = _perform(program, step, [env[slot] for slot in step.inputs], forward_mode)
+        env.update(zip(step.outputs, results, strict=True))
+    return [
+        move(env[slot], program.values[slot], fmt, forward_mode=forward_mode)
+        for slot, fmt in program.outputs
+    ]
+
+
+def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool) -> list[Any]:
+    eqn, known = step.eqn, [program.values[slot] for slot in step.inputs]
+
+    def brought(formats: Any) -> list[Any]:
+        return [
+            move(array, value, fmt if value.format else None, forward_mode=forward_mode)
+            for array, value, fmt in zip(arrays, known, formats, strict=True)
+        ]
+
+    match step.action:
+        case Run(work):
+            if eqn.primitive.name in equations.ELEMENTWISE and not _is_wide(work):
+                arrays = [
+                    _spread(array, value, eqn.outvars[0].aval.shape, forward_mode)
+                    for array, value in zip(arrays, known, strict=True)
+                ]
+            return _run(eqn, brought([work] * len(arrays)), work, forward_mode)
+        case Rearrange(None):
+            return equations.rebind(eqn, arrays)
+        case Rearrange(out):
+            return _rearrange(eqn, brought([out] * len(arrays)), out, forward_mode)
+        case Cast(out):
+            return brought([out])
+        case Multiply(roles, _):
+            op = MatrixOp(eqn.primitive, eqn.params)
+            lhs, rhs = (jnp.asarray(array) for array in arrays)
+            return [matrix_op(op, lhs, rhs, roles=roles, forward_mode=forward_mode)]
+        case Opaque(operands, outs, _):
+            results = equations.rebind(eqn, brought(operands))
+            return [_round(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]
+        case Remat(body):
+            return _remat(eqn, body, arrays, forward_mode)
+        case Scan(body, operands, num_consts, num_carry):
+            return _scan(eqn, body, brought(operands), num_consts, num_carry, forward_mode)
+
+
+def _run(eqn: Any, arrays: list[Any], work: FloatFormat, forward_mode: bool) -> list[Any]:
+    """One op in `work`: in its dtype if that is exact, else in float32 and rounded once."""
+    if _is_wide(work) or (work.is_native and eqn.primitive.name in equations.EXACT):
+        return equations.rebind(eqn, arrays)
+    results = equations.rebind(eqn, [_widen(array, work, forward_mode) for array in arrays])
+    return [_round(result, work, forward_mode) for result in results]
+
+
+def _is_wide(fmt: FloatFormat) -> bool:
+    return fmt.is_native and fmt.bits >= FLOAT32.bits
+
+
+def _spread(array: Any, value: Value, shape: tuple[int, ...], forward_mode: bool) -> Any:
+    """An operand broadcast to the result's shape before it is brought to a narrow format.
+
+    Left to the op, its cotangent would be summed in that format.
+    """
+    if value.format is None or value.kind is Kind.FREE or array.shape == shape:
+        return array
+    wide = _widen(jnp.asarray(array), value.format, forward_mode)
+    return move(jnp.broadcast_to(wide, shape), FLOAT32, value.format, forward_mode=forward_mode)
+
+
+def _rearrange(eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool) -> list[Any]:
+    if eqn.primitive.name in equations.SUMMED_BACKWARD:
+        return _run(eqn, arrays, out, forward_mode)
+    return equations.rebind(eqn, arrays)
+
+
+def _widen(array: Any, work: FloatFormat, forward_mode: bool) -> Any:
+    return move(array, work, FLOAT32, forward_mode=forward_mode) if _is_float(array) else array
+
+
+def _round(array: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
+    if fmt is None or not _is_float(array):
+        return array
+    return move(array, FLOAT32, fmt, forward_mode=forward_mode)
+
+
+def _is_float(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
+
+
+def _remat(eqn: Any, body: Program, arrays: list[Any], forward_mode: bool) -> list[Any]:
+    run = lambda *xs: emit(body, list(xs), forward_mode=forward_mode)  # noqa: E731
+    policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
+    return jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse)(*arrays)
+
+
+def _scan(
+    eqn: Any, body: Program, arrays: list[Any], n: int, m: int, forward_mode: bool
+) -> list[Any]:
+    consts, init, xs = arrays[:n], arrays[n : n + m], arrays[n + m :]
+
+    def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+        results = emit(body, [*consts, *carry, *x], forward_mode=forward_mode)
+        return results[:m], results[m:]
+
+    params = eqn.params
+    carry, stacked = lax.scan(
+        step, init, xs, length=params["length"], reverse=params["reverse"], unroll=params["unroll"]
+    )
+    return [*carry, *stacked]

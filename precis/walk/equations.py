@@ -1,0 +1,152 @@
+"""The one file that reads the fields of equations, which JAX does not document.
+
+Primitives are matched by name: their objects move between JAX versions, their names do not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core as jex_core
+
+# Move or select elements, and change no bit.
+LAYOUT = frozenset(
+    "broadcast_in_dim concatenate copy copy_p device_put dynamic_slice expand_dims gather name "
+    "optimization_barrier pad pvary reshape rev sharding_constraint slice split squeeze "
+    "stop_gradient transpose".split()
+)
+# Layout ops whose transpose is a sum: it must not run in 16 bits.
+SUMMED_BACKWARD = frozenset({"broadcast_in_dim", "gather"})
+
+# One rounding forward and one for each cotangent, so a 16-bit dtype computes them as it should.
+# Everything else, such as a logistic, is several operations in XLA or in its derivative.
+EXACT = frozenset(
+    "abs add add_any clamp dynamic_update_slice max min mul neg select_n sign sub".split()
+)
+ELEMENTWISE = EXACT - {"dynamic_update_slice"} | frozenset(
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil convert_element_type cos cosh digamma div "
+    "erf erf_inv erfc exp exp2 expm1 floor integer_pow lgamma log log1p logistic nextafter pow "
+    "reduce_precision rem round rsqrt sin sinh sqrt square tan tanh".split()
+)
+REDUCTIONS = frozenset(
+    "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_max reduce_min reduce_prod "
+    "reduce_sum".split()
+)
+MIXED = frozenset(
+    "clamp dynamic_update_slice fft reduce_window reduce_window_max reduce_window_min "
+    "reduce_window_sum scatter scatter-add scatter_add scatter_max scatter_min scatter_mul "
+    "select_and_gather_add select_and_scatter_add sort top_k".split()
+)
+KNOWN = LAYOUT | ELEMENTWISE | REDUCTIONS | MIXED
+
+_ALWAYS_OPEN = frozenset(
+    "cumlogsumexp cumprod cumsum exp exp2 expm1 log log1p pow reduce_max reduce_min reduce_prod "
+    "rsqrt sqrt square".split()
+)
+# A sum of fewer elements loses less than six bits however it is done.
+LONG_SUM = 64
+
+
+def opens_island(eqn: Any) -> bool:
+    """Whether the equation overflows or cancels easily, and so runs in the sensitive format."""
+    match eqn.primitive.name:
+        case "integer_pow":
+            return eqn.params["y"] % 2 == 0
+        case "mul":
+            return eqn.invars[0] is eqn.invars[1]
+        case "reduce_sum":
+            shape = eqn.invars[0].aval.shape
+            return np.prod([shape[axis] for axis in eqn.params["axes"]], dtype=int) >= LONG_SUM
+        case name:
+            return name in _ALWAYS_OPEN
+
+
+class Call(NamedTuple):
+    """A higher-order equation that the walker enters.
+
+    Attributes:
+        kind: `inline`, `remat` or `scan`.
+        jaxpr: The body, open, and its constants.
+        consts: Values of the body's constvars.
+        num_consts: Scan only: operands that every iteration sees whole.
+        num_carry: Scan only: operands that iterations hand on.
+    """
+
+    kind: str
+    jaxpr: Any
+    consts: tuple[Any, ...]
+    num_consts: int = 0
+    num_carry: int = 0
+
+
+def call_of(eqn: Any) -> Call | None:
+    """The body to walk into, or None if the equation is first-order or opaque."""
+    params = eqn.params
+    match eqn.primitive.name:
+        case "jit" | "pjit":
+            return Call("inline", *_open(params["jaxpr"]))
+        case "closed_call" | "core_call":
+            return Call("inline", *_open(params["call_jaxpr"]))
+        case "remat2" | "checkpoint" | "remat":
+            return Call("remat", *_open(params["jaxpr"]))
+        case "scan":
+            return Call("scan", *_open(params["jaxpr"]), *_scan_split(params))
+    return None
+
+
+def bodies_of(eqn: Any) -> list[Any]:
+    """Every jaxpr, open, among the equation's parameters."""
+    found = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, jex_core.ClosedJaxpr | jex_core.Jaxpr):
+                found.append(_open(item)[0])
+    return found
+
+
+def is_opaque_call(eqn: Any) -> bool:
+    """Whether the equation carries a differentiation rule of its own and is bound as it is."""
+    return eqn.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call"))
+
+
+def contains(eqn: Any, names: frozenset[str]) -> bool:
+    """Whether a primitive of one of these names occurs inside the equation, at any depth."""
+    return any(
+        inner.primitive.name in names or contains(inner, names)
+        for body in bodies_of(eqn)
+        for inner in body.eqns
+    )
+
+
+def rebind(eqn: Any, values: list[Any]) -> list[Any]:
+    """The equation run on other values; custom derivative rules come along."""
+    if not is_opaque_call(eqn) and not bodies_of(eqn):
+        out = eqn.primitive.bind(*values, **eqn.params)
+        return list(out) if eqn.primitive.multiple_results else [out]
+    given = {
+        atom: value
+        for atom, value in zip(eqn.invars, values, strict=True)
+        if not isinstance(atom, jex_core.Literal)
+    }
+    jaxpr = jex_core.Jaxpr([], list(given), eqn.outvars, [eqn], effects=eqn.effects)
+    return jax.core.eval_jaxpr(jaxpr, [], *given.values())
+
+
+def scope_of(eqn: Any) -> str:
+    """The name stack at which the equation was traced, such as `jvp(Dense_0)`."""
+    return str(eqn.source_info.name_stack)
+
+
+def _open(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
+    if hasattr(jaxpr, "jaxpr") and hasattr(jaxpr, "consts"):
+        return jaxpr.jaxpr, tuple(jaxpr.consts)
+    return jaxpr, ()
+
+
+def _scan_split(params: dict[str, Any]) -> tuple[int, int]:
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = (list(group) for group in params["ft_in"].unpack())
+    return len(consts), len(carry)

@@ -1,0 +1,85 @@
+"""Plans one matrix op: which operand is the kernel, and a format for every role."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from precis.formats import FLOAT32, FloatFormat
+from precis.ops import Operand, Roles
+from precis.policy import Policy
+from precis.walk import equations
+from precis.walk.flops import matrix_flops
+from precis.walk.kinds import Kind, Value, format_of, join
+from precis.walk.program import Action, Multiply, Run, Site
+
+
+def plan_matrix(
+    eqn: Any, values: list[Value], policy: Policy, *, pin: FloatFormat | None
+) -> tuple[Action, list[Value]]:
+    """Rule 1: operands to k and c, accumulate in a, hand over in x.
+
+    An operand is a kernel if it comes from parameters and constants alone. What was looked up
+    or computed with data, such as an embedded token, is an activation even if no policy value
+    has met it yet. A product of neutral values without data stays neutral (LoRA's A@B).
+
+    Args:
+        eqn: The equation.
+        values: What is known of its two operands.
+        policy: The formats.
+        pin: A low precision that the program itself asks for here.
+    """
+    joined = join(values)
+    declared = format_of(eqn.outvars[0].aval.dtype) or FLOAT32
+    if joined.is_neutral and not joined.data:
+        return Run(declared), [replace(joined, format=declared)]
+    kernels = [value.kind is Kind.WEIGHT and not value.data for value in values]
+    pin = None if pin in (None, policy.compute) and pin in (None, policy.kernel) else pin
+    roles = _pinned_roles(eqn, kernels, declared) if pin else _roles(kernels, policy)
+    paths = _paths(values, kernels)
+    site = Site(
+        path=paths[0] if any(kernels) else f"{_module(paths)}/@dot",
+        primitive=eqn.primitive.name,
+        scope=equations.scope_of(eqn),
+        lhs=eqn.invars[0].aval.shape,
+        rhs=eqn.invars[1].aval.shape,
+        flops=matrix_flops(eqn),
+        pinned=str(pin) if pin else None,
+    )
+    out = Value(Kind.POLICY, roles.out, paths=paths[:1], data=True, fresh=pin is None)
+    return Multiply(roles, site), [out]
+
+
+def _roles(kernels: list[bool], policy: Policy) -> Roles:
+    def operand(is_kernel: bool) -> Operand:
+        if is_kernel:
+            return Operand(policy.kernel, policy.weight_grad, is_weight=True)
+        return Operand(policy.compute, policy.activation, is_weight=False)
+
+    lhs, rhs = (operand(is_kernel) for is_kernel in kernels)
+    return Roles(lhs, rhs, policy.accum, policy.activation, policy.grad)
+
+
+def _pinned_roles(eqn: Any, kernels: list[bool], declared: FloatFormat) -> Roles:
+    """The op as the program wrote it, with the accumulator that every 16-bit product gets."""
+
+    def operand(atom: Any, is_kernel: bool) -> Operand:
+        fmt = format_of(atom.aval.dtype) or FLOAT32
+        return Operand(fmt, fmt, is_weight=is_kernel)
+
+    lhs, rhs = (operand(a, k) for a, k in zip(eqn.invars, kernels, strict=True))
+    wide = format_of(jnp.promote_types(eqn.outvars[0].aval.dtype, jnp.float32)) or FLOAT32
+    return Roles(lhs, rhs, wide, declared, declared)
+
+
+def _paths(values: list[Value], kernels: list[bool]) -> tuple[str, ...]:
+    """Paths of the kernels first, then of what is upstream."""
+    own = [p for value, k in zip(values, kernels, strict=True) if k for p in value.paths]
+    upstream = [p for value, k in zip(values, kernels, strict=True) if not k for p in value.paths]
+    return (*own, *upstream) or ("",)
+
+
+def _module(paths: tuple[str, ...]) -> str:
+    return paths[0].rpartition("/")[0]

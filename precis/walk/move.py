@@ -1,0 +1,63 @@
+"""Brings a value from one format to another, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from precis.formats import FloatFormat, cast_to
+from precis.walk.kinds import Kind, Value
+
+
+def move(
+    x: Any, source: Value | FloatFormat, target: FloatFormat | None, *, forward_mode: bool = False
+) -> Any:
+    """`x` in `target`, its cotangent in the format that `x` was in.
+
+    Between dtypes this is XLA's convert, whose transpose is the convert back. For a format
+    without a dtype, both directions round. Constants and other free values saturate: a mask of
+    the largest negative float32 must not become infinite in float16.
+
+    Args:
+        x: [...] in `source`'s format.
+        source: What is known of it, or its format.
+        target: Where to bring it; None leaves it as it is.
+        forward_mode: Let tangents pass unrounded, so that `jax.jvp` works.
+    """
+    current = source.format if isinstance(source, Value) else source
+    if target is None or current is None or current == target:
+        return x
+    if isinstance(source, Value) and source.kind is Kind.FREE:
+        x = _saturate(x, target)
+        if isinstance(x, np.ndarray) and target.dtype is not None:
+            return x.astype(target.dtype)
+    x = jnp.asarray(x)
+    if current.is_native and target.is_native:
+        return x.astype(target.dtype)
+    if forward_mode:
+        return cast_to(x, target)
+    return _rounded_both_ways(x, current, target)
+
+
+def _saturate(x: Any, target: FloatFormat) -> Any:
+    if target.max >= float(jnp.finfo(x.dtype).max):
+        return x
+    if isinstance(x, np.ndarray):
+        return np.where(np.isinf(x), x, np.clip(x, -target.max, target.max)).astype(x.dtype)
+    return jnp.where(jnp.isinf(x), x, jnp.clip(x, -target.max, target.max))
+
+
+def _rounded_both_ways(x: Array, source: FloatFormat, target: FloatFormat) -> Array:
+    dtype = x.dtype
+    call = jax.custom_vjp(lambda x: cast_to(x, target))
+
+    def backward(_: None, cotangent: Array) -> tuple[Array]:
+        # The sum of several uses' cotangents arrives here; it is a value between ops, too.
+        return (cast_to(cast_to(cotangent, target), source).astype(dtype),)
+
+    call.defvjp(lambda x: (cast_to(x, target), None), backward)
+    return call(x)

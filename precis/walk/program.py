@@ -1,0 +1,114 @@
+"""What a plan is made of: a flat list of steps over numbered slots, decided but not computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from precis.formats import FloatFormat
+from precis.ops import Roles
+from precis.walk.kinds import Value
+
+
+class Site(NamedTuple):
+    """One matrix op of the program.
+
+    Attributes:
+        path: The parameter that flows into it, or `<module>/@dot` if none does directly.
+        primitive: `dot_general` or `conv_general_dilated`.
+        scope: The name stack at which it was traced.
+        lhs: Shape of the first operand.
+        rhs: Shape of the second operand.
+        flops: Floating-point operations of one call: two for each multiply-add.
+        pinned: The format that the model itself asked for, where that overrules the policy.
+    """
+
+    path: str
+    primitive: str
+    scope: str
+    lhs: tuple[int, ...]
+    rhs: tuple[int, ...]
+    flops: int
+    pinned: str | None
+
+
+class Run(NamedTuple):
+    """Compute in `work`: operands are brought there, the result is rounded to it once."""
+
+    work: FloatFormat
+
+
+class Rearrange(NamedTuple):
+    """Move elements and change no bit; operands are first brought to `out`."""
+
+    out: FloatFormat | None
+
+
+class Cast(NamedTuple):
+    """A cast of the program itself, from float to float, turned into one to `out`."""
+
+    out: FloatFormat
+
+
+class Multiply(NamedTuple):
+    """A matrix op under `roles`."""
+
+    roles: Roles
+    site: Site
+
+
+class Opaque(NamedTuple):
+    """Bound as it is: operands in their declared formats, one rounding of each result.
+
+    `flops` counts the matrix ops inside, on which the policy has no hold.
+    """
+
+    operands: tuple[FloatFormat | None, ...]
+    outs: tuple[FloatFormat | None, ...]
+    flops: int
+
+
+class Remat(NamedTuple):
+    """A `jax.checkpoint` around a body."""
+
+    body: Program
+
+
+class Scan(NamedTuple):
+    """A `lax.scan` over a body, its operands first brought to `operands`."""
+
+    body: Program
+    operands: tuple[FloatFormat | None, ...]
+    num_consts: int
+    num_carry: int
+
+
+Action: TypeAlias = Run | Rearrange | Cast | Multiply | Opaque | Remat | Scan
+
+
+class Step(NamedTuple):
+    """One equation, what to do with it, and the slots that it reads and fills."""
+
+    eqn: Any
+    action: Action
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A function under a policy, decided but not computed.
+
+    Attributes:
+        inputs: Slots of the arguments.
+        steps: In order.
+        outputs: Slots of the results, each with the format that it leaves in.
+        values: What is known of each slot.
+        constants: Slots whose array is known.
+    """
+
+    inputs: tuple[int, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[tuple[int, FloatFormat | None], ...]
+    values: dict[int, Value]
+    constants: dict[int, Any]

@@ -1,0 +1,195 @@
+"""The rules: for one equation, the format that it computes in and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from precis.formats import FLOAT32, FloatFormat
+from precis.ops import MATRIX_OPS
+from precis.policy import Policy
+from precis.walk import equations
+from precis.walk.flops import matrix_flops
+from precis.walk.kinds import Kind, Value, format_of, join
+from precis.walk.matrix import plan_matrix
+from precis.walk.program import Action, Cast, Opaque, Rearrange, Run
+
+Pins: TypeAlias = Literal["respect", "override"]
+
+# What keeps an island going; anything else ends it.
+_CONTINUE = equations.ELEMENTWISE | equations.REDUCTIONS | equations.LAYOUT
+
+
+class Rules(NamedTuple):
+    """What every decision depends on beside the equation."""
+
+    policy: Policy
+    pins: Pins
+
+
+def decide(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Value]]:
+    """What to do with one equation, and what is then known of its results.
+
+    Raises:
+        NotImplementedError: The equation carries a body that the walker cannot enter, and a
+            value that the policy governs flows into it.
+    """
+    name = eqn.primitive.name
+    floats = [value for value in values if value.format]
+    declared = [format_of(var.aval.dtype) for var in eqn.outvars]
+    if equations.is_opaque_call(eqn) or (equations.bodies_of(eqn) and name not in equations.KNOWN):
+        return _opaque(rules, eqn, values, declared)
+    if name in MATRIX_OPS and floats:
+        return plan_matrix(eqn, values, rules.policy, pin=_pin(rules, eqn))
+    if name == "convert_element_type" and floats and declared[0]:
+        return _cast(rules, eqn, values[0], declared[0])
+    if name in equations.LAYOUT:
+        return _layout(rules, eqn, values)
+    return _compute(rules, eqn, values, declared)
+
+
+def _pin(rules: Rules, eqn: Any) -> FloatFormat | None:
+    """The low precision that the program itself asks for here, if it does."""
+    if rules.pins == "override":
+        return None
+    for atom in (*eqn.outvars, *eqn.invars):
+        fmt = format_of(atom.aval.dtype)
+        if fmt and fmt.bits < FLOAT32.bits:
+            return fmt
+    return None
+
+
+def _cast(
+    rules: Rules, eqn: Any, value: Value, declared: FloatFormat
+) -> tuple[Action, list[Value]]:
+    """A cast to low precision pins; one to float32 or wider hands the value back to the policy."""
+    dtype = np.dtype(eqn.outvars[0].aval.dtype)
+    if dtype != declared.dtype and rules.pins == "respect":
+        raise NotImplementedError(
+            f"the program casts to {dtype} at {equations.scope_of(eqn) or 'top level'}, which is "
+            "not supported; pass pins='override' to let the policy decide instead"
+        )
+    if value.is_neutral:
+        out = value.format if rules.pins == "override" else declared
+    elif _pin(rules, eqn) == declared:
+        out, value = declared, replace(value, kind=Kind.POLICY, root=0, fresh=False)
+    elif value.kind is Kind.POLICY:
+        out = rules.policy.activation
+    else:
+        out = value.format
+    assert out is not None
+    return Cast(out), [replace(value, format=out)]
+
+
+def _layout(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Value]]:
+    floats = [value for value in values if value.format]
+    if not floats:
+        return Rearrange(None), [_discrete(values)] * len(eqn.outvars)
+    if len(eqn.outvars) == len(eqn.invars) > 1:  # optimization_barrier: each passes by itself
+        return Rearrange(None), values
+    if len(floats) == 1 or all(value == floats[0] for value in floats):
+        value = replace(floats[0], data=any(v.data for v in values))
+        return Rearrange(value.format), [value] * len(eqn.outvars)
+    work, value = _place(rules, eqn, floats)
+    return Rearrange(work), [replace(value, data=any(v.data for v in values))]
+
+
+def _compute(
+    rules: Rules, eqn: Any, values: list[Value], declared: list[FloatFormat | None]
+) -> tuple[Action, list[Value]]:
+    floats = [value for value in values if value.format]
+    data = any(value.data for value in values)
+    if not any(declared):
+        work = format_of(eqn.invars[0].aval.dtype) if floats and eqn.invars else None
+        work = next((format_of(a.aval.dtype) for a in eqn.invars if format_of(a.aval.dtype)), work)
+        return Run(work or FLOAT32), [_discrete(values)] * len(eqn.outvars)
+    if not floats:
+        kind = [Kind.FREE if fmt else Kind.DISCRETE for fmt in declared]
+        out = [Value(k, fmt, data=data) for k, fmt in zip(kind, declared, strict=True)]
+        return Run(FLOAT32), out
+    work, value = _place(rules, eqn, floats)
+    outs = [
+        replace(value, data=data) if fmt else Value(Kind.DISCRETE, data=data) for fmt in declared
+    ]
+    return Run(work), outs
+
+
+def _place(rules: Rules, eqn: Any, floats: list[Value]) -> tuple[FloatFormat, Value]:
+    """Rules 3 to 5: the format that an op computes in, and the value that comes out."""
+    policy, joined = rules.policy, join(floats)
+    if joined.is_neutral:
+        work = _declared(eqn)
+        return work, replace(joined, format=work)
+    governed = [value for value in floats if value.kind is Kind.POLICY]
+    roots = frozenset(value.root for value in governed)
+    opens = equations.opens_island(eqn)
+    continues = (
+        joined.sources or not governed or joined.absorbs
+    ) and eqn.primitive.name in _CONTINUE
+    if opens or (continues and (joined.absorbs or roots <= joined.sources)):
+        kind, work, sources = Kind.ISLAND, policy.sensitive, joined.sources | roots
+    else:
+        kind, work, sources = Kind.POLICY, policy.activation, frozenset()
+    fresh = sum(value.fresh for value in floats) == 1 == sum(not v.is_neutral for v in floats)
+    value = replace(
+        joined,
+        kind=kind,
+        sources=sources,
+        paths=joined.paths[:1],
+        absorbs=joined.absorbs and kind is Kind.ISLAND,
+        stored=joined.stored if kind is Kind.ISLAND else None,
+        fresh=fresh and kind is Kind.POLICY and eqn.primitive.name in equations.ELEMENTWISE,
+    )
+    work = _pin(rules, eqn) or work
+    return work, replace(value, format=work)
+
+
+def _declared(eqn: Any) -> FloatFormat:
+    """The format of the equation's first float result, as traced."""
+    return next(fmt for var in eqn.outvars if (fmt := format_of(var.aval.dtype)))
+
+
+def _discrete(values: list[Value]) -> Value:
+    return Value(Kind.DISCRETE, data=any(value.data for value in values))
+
+
+def _opaque(
+    rules: Rules, eqn: Any, values: list[Value], declared: list[FloatFormat | None]
+) -> tuple[Action, list[Value]]:
+    name = eqn.primitive.name
+    joined = join([value for value in values if value.format])
+    own_rule = name.startswith("custom_vjp_call")
+    if not joined.is_neutral and not own_rule:
+        inside = equations.contains(eqn, MATRIX_OPS)
+        if not equations.is_opaque_call(eqn) or inside:
+            what = f"{name} with a matrix op inside" if inside else name
+            raise NotImplementedError(
+                f"a value that the policy governs reaches {what!r} at "
+                f"{equations.scope_of(eqn) or 'top level'}, which the walker cannot enter yet; "
+                "it enters jit, scan and jax.checkpoint"
+            )
+    operands = tuple(format_of(atom.aval.dtype) for atom in eqn.invars)
+    if joined.is_neutral:
+        outs, kind = declared, joined.kind
+    else:
+        narrow = _pin(rules, eqn) or rules.policy.activation
+        outs, kind = [narrow if fmt else None for fmt in declared], Kind.POLICY
+    data = any(value.data for value in values)
+    results = [
+        Value(kind, fmt, paths=joined.paths[:1], data=data, stored=joined.stored)
+        if fmt
+        else Value(Kind.DISCRETE, data=data)
+        for fmt in outs
+    ]
+    flops = 0 if joined.is_neutral else sum(map(matrix_flops, _inner(eqn)))
+    return Opaque(operands, tuple(outs), flops), results
+
+
+def _inner(eqn: Any) -> Iterator[Any]:
+    for body in equations.bodies_of(eqn):
+        for inner in body.eqns:
+            yield inner
+            yield from _inner(inner)
