@@ -1,5 +1,5 @@
-from .catalogue import BFLOAT16, CATALOGUE, FLOAT16, FLOAT32, FLOAT64, TF32
 from .cast import cast_to
+from .catalogue import BFLOAT16, CATALOGUE, FLOAT16, FLOAT32, FLOAT64, TF32
 from .parse import Format, parse, parse_float
 from .round import round_to
 from .spec import FloatFormat, IntFormat

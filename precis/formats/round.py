@@ -7,6 +7,7 @@ CPU, and `lax.reduce_precision` flushes those of the target.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -67,7 +68,9 @@ def round_to(x: Array, fmt: Format | str) -> Array:
         x = x.astype(jnp.float32)
     carrier = _CARRIERS[x.dtype].format
     if not fmt.fits_in(carrier):
-        raise ValueError(f"{fmt} has values that {carrier} lacks: pass a wider array than {x.dtype}")
+        raise ValueError(
+            f"{fmt} has values that {carrier} lacks: pass a wider array than {x.dtype}"
+        )
     return _straight_through(x, fmt)
 
 
@@ -86,6 +89,7 @@ def _straight_through(x: Array, fmt: FloatFormat) -> Array:
     return _identity_gradient(x, _round_bits(lax.stop_gradient(x), fmt))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _round_bits(x: Array, fmt: FloatFormat) -> Array:
     carrier, uint = _CARRIERS[x.dtype]
     if fmt == carrier:

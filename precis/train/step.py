@@ -125,7 +125,8 @@ def make_step(
 def _without_state(loss: Callable[..., Any]) -> Callable[..., Any]:
     def task_loss(params: PyTree, state: PyTree, batch: PyTree, *, key: Any, train: bool) -> Any:
         del key, train
-        return loss(params, batch), (state, {})
+        no_metrics: dict[str, Array] = {}
+        return loss(params, batch), (state, no_metrics)
 
     return task_loss
 
@@ -135,7 +136,7 @@ def _measure(
 ) -> dict[str, Array]:
     leaves = [g.astype(jnp.float32) for g in jax.tree.leaves(grads)]
     norm = optax.global_norm(leaves) / (1.0 if scale is None else scale)
-    zeros = sum(jnp.sum(g == 0) for g in leaves)
+    zeros = jnp.stack([jnp.sum(g == 0) for g in leaves]).sum()
     moved = jax.tree.map(lambda u: u != 0, updates)
     lost = jax.tree.map(lambda m, a, b: jnp.sum(m & (a == b)), moved, old, new)
     total = sum(jnp.sum(m) for m in jax.tree.leaves(moved))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from precis.policy import Policy, get_policy
 from precis.walk import equations
 from precis.walk.autocast import Argnums, trace
-from precis.walk.program import Multiply, Opaque, Program, Remat, Scan, Site
+from precis.walk.program import Multiply, Opaque, Program, Remat, Run, Scan, Site
 from precis.walk.rules import Pins
 
 
@@ -99,7 +99,9 @@ def audit(
     traced = trace(
         fn, args, kwargs, resolved, params_argnums, state_argnums=state_argnums, pins=pins
     )
-    sites, opaque, notes = [], 0, {}
+    sites: list[AuditedSite] = []
+    notes: dict[str, None] = {}
+    opaque = 0
     for step, trips in _steps(traced.program, 1):
         name = step.eqn.primitive.name
         match step.action:
@@ -111,19 +113,20 @@ def audit(
                 opaque += flops * trips
                 if flops:
                     notes[f"{name}: runs as written, with a derivative rule of its own"] = None
-            case _ if name not in equations.KNOWN and _is_governed(traced.program, step):
+            case Run() if name not in equations.KNOWN and _is_governed(traced.program, step):
                 notes[f"{name}: unknown to the walker, runs in float32"] = None
+            case _:
+                pass
     return Audit(resolved, tuple(sites), opaque, tuple(notes))
 
 
 def _steps(program: Program, trips: int) -> Iterator[tuple[Any, int]]:
     for step in program.steps:
         yield step, trips
-        match step.action:
-            case Remat(body):
-                yield from _steps(body, trips)
-            case Scan(body):
-                yield from _steps(body, trips * step.eqn.params["length"])
+        if isinstance(step.action, Remat):
+            yield from _steps(step.action.body, trips)
+        elif isinstance(step.action, Scan):
+            yield from _steps(step.action.body, trips * step.eqn.params["length"])
 
 
 def _is_governed(program: Program, step: Any) -> bool:

@@ -115,14 +115,14 @@ def trace(
     def on_arrays(*arrays: Any) -> Any:
         given = iter(arrays)
         leaves = [
-            next(given) if array else leaf
-            for (_, leaf), array in zip(flat, is_array, strict=True)
+            next(given) if array else leaf for (_, leaf), array in zip(flat, is_array, strict=True)
         ]
         inner_args, inner_kwargs = jax.tree_util.tree_unflatten(tree, leaves)
         return fn(*inner_args, **inner_kwargs)
 
     jaxpr, out_shape = jax.make_jaxpr(on_arrays, return_shape=True)(*standins)
-    values, arrays = [], []
+    values: list[Value] = []
+    arrays: list[Any] = []
     for (path, leaf), array in zip(flat, is_array, strict=True):
         if array:
             value = _argument(leaf, path, roles)
@@ -156,10 +156,10 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _standin(leaf: Any) -> jax.ShapeDtypeStruct:
-    dtype = leaf.dtype
+    dtype: Any = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
     if jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.promote_types(dtype, jnp.float32)
-    return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True))
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
 
 def _argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, Kind]) -> Value:

@@ -11,6 +11,7 @@ from jax import Array, lax
 from precis.formats import FLOAT32, FloatFormat
 from precis.ops import MatrixOp, matrix_op
 from precis.walk import equations
+from precis.walk.environment import Environment
 from precis.walk.kinds import Kind, Value
 from precis.walk.move import move
 from precis.walk.program import (
@@ -34,13 +35,13 @@ def emit(program: Program, arguments: list[Array], *, forward_mode: bool = False
         arguments: One array for each input, in the format that the plan has for it.
         forward_mode: Use JAX's own derivative rules throughout, so that `jax.jvp` works.
     """
-    env: dict[int, Any] = dict(program.constants)
-    env.update(zip(program.inputs, arguments, strict=True))
+    env = Environment(program, fork=not forward_mode)
+    env.write(program.inputs, arguments)
     for step in program.steps:
-        results = _perform(program, step, [env[slot] for slot in step.inputs], forward_mode)
-        env.update(zip(step.outputs, results, strict=True))
+        results = _perform(program, step, [env.read(slot) for slot in step.inputs], forward_mode)
+        env.write(step.outputs, results)
     return [
-        move(env[slot], program.values[slot], fmt, forward_mode=forward_mode)
+        move(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode)
         for slot, fmt in program.outputs
     ]
 
@@ -62,9 +63,9 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
                     for array, value in zip(arrays, known, strict=True)
                 ]
             return _run(eqn, brought([work] * len(arrays)), work, forward_mode)
-        case Rearrange(None):
-            return equations.rebind(eqn, arrays)
         case Rearrange(out):
+            if out is None:
+                return equations.rebind(eqn, arrays)
             return _rearrange(eqn, brought([out] * len(arrays)), out, forward_mode)
         case Cast(out):
             return brought([out])
@@ -82,8 +83,12 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
 
 
 def _run(eqn: Any, arrays: list[Any], work: FloatFormat, forward_mode: bool) -> list[Any]:
-    """One op in `work`: in its dtype if that is exact, else in float32 and rounded once."""
-    if _is_wide(work) or (work.is_native and eqn.primitive.name in equations.EXACT):
+    """One op in `work`: in float32 and rounded once, unless its own dtype does just that.
+
+    XLA would run most ops on a 16-bit dtype as several, each with a rounding of its own, and
+    on CPU it contracts a float16 multiplication and addition to one with no rounding between.
+    """
+    if _is_wide(work) or (work.is_native and equations.never_rounds(eqn)):
         return equations.rebind(eqn, arrays)
     results = equations.rebind(eqn, [_widen(array, work, forward_mode) for array in arrays])
     return [_round(result, work, forward_mode) for result in results]

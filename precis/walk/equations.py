@@ -20,22 +20,19 @@ LAYOUT = frozenset(
 # Layout ops whose transpose is a sum: it must not run in 16 bits.
 SUMMED_BACKWARD = frozenset({"broadcast_in_dim", "gather"})
 
-# One rounding forward and one for each cotangent, so a 16-bit dtype computes them as it should.
-# Everything else, such as a logistic, is several operations in XLA or in its derivative.
-EXACT = frozenset(
-    "abs add add_any clamp dynamic_update_slice max min mul neg select_n sign sub".split()
-)
-ELEMENTWISE = EXACT - {"dynamic_update_slice"} | frozenset(
-    "acos acosh asin asinh atan atan2 atanh cbrt ceil convert_element_type cos cosh digamma div "
-    "erf erf_inv erfc exp exp2 expm1 floor integer_pow lgamma log log1p logistic nextafter pow "
-    "reduce_precision rem round rsqrt sin sinh sqrt square tan tanh".split()
+# Elementwise ops that pick a value or its negative, and never round.
+PICKING = frozenset("abs clamp max min neg select_n sign".split())
+ELEMENTWISE = PICKING | frozenset(
+    "acos acosh add add_any asin asinh atan atan2 atanh cbrt ceil convert_element_type cos cosh "
+    "digamma div erf erf_inv erfc exp exp2 expm1 floor integer_pow lgamma log log1p logistic mul "
+    "nextafter pow reduce_precision rem round rsqrt sin sinh sqrt square sub tan tanh".split()
 )
 REDUCTIONS = frozenset(
     "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_max reduce_min reduce_prod "
     "reduce_sum".split()
 )
 MIXED = frozenset(
-    "clamp dynamic_update_slice fft reduce_window reduce_window_max reduce_window_min "
+    "dynamic_update_slice fft reduce_window reduce_window_max reduce_window_min "
     "reduce_window_sum scatter scatter-add scatter_add scatter_max scatter_min scatter_mul "
     "select_and_gather_add select_and_scatter_add sort top_k".split()
 )
@@ -45,8 +42,14 @@ _ALWAYS_OPEN = frozenset(
     "cumlogsumexp cumprod cumsum exp exp2 expm1 log log1p pow reduce_max reduce_min reduce_prod "
     "rsqrt sqrt square".split()
 )
+
 # A sum of fewer elements loses less than six bits however it is done.
 LONG_SUM = 64
+
+
+def never_rounds(eqn: Any) -> bool:
+    """Whether the op, and its derivative, are the same in every dtype that has the operands."""
+    return eqn.primitive.name in PICKING | {"dynamic_update_slice"}
 
 
 def opens_island(eqn: Any) -> bool:
@@ -100,8 +103,8 @@ def bodies_of(eqn: Any) -> list[Any]:
     """Every jaxpr, open, among the equation's parameters."""
     found = []
     for value in eqn.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, jex_core.ClosedJaxpr | jex_core.Jaxpr):
+        for item in jax.tree.leaves(value, is_leaf=_is_jaxpr):
+            if _is_jaxpr(item):
                 found.append(_open(item)[0])
     return found
 
@@ -137,6 +140,10 @@ def rebind(eqn: Any, values: list[Any]) -> list[Any]:
 def scope_of(eqn: Any) -> str:
     """The name stack at which the equation was traced, such as `jvp(Dense_0)`."""
     return str(eqn.source_info.name_stack)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, jex_core.ClosedJaxpr | jex_core.Jaxpr)
 
 
 def _open(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:

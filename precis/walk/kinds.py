@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import reduce
 
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +74,7 @@ def join(values: list[Value]) -> Value:
     island; anything with policy is policy. Formats are the planner's to decide.
     """
     kind = max((value.kind for value in values), key=_ORDER.index, default=Kind.FREE)
-    paths = reduce(lambda a, b: a + tuple(p for p in b if p not in a), (v.paths for v in values), ())
+    paths = tuple(dict.fromkeys(path for value in values for path in value.paths))
     stored = next((v.stored for v in values if v.stored), None)
     return Value(
         kind=kind,
@@ -98,7 +97,7 @@ def carried(before: Value, after: Value) -> Value:
 
 
 def format_of(dtype: np.dtype) -> FloatFormat | None:
-    """The native format of a float dtype: float32 for those without arithmetic, None if discrete."""
+    """The native format of a float dtype, float32 for a float8; None if it is not a float."""
     if not jnp.issubdtype(dtype, jnp.floating):
         return None
     return CATALOGUE.get(np.dtype(dtype).name, FLOAT32)

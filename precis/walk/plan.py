@@ -43,9 +43,7 @@ class _Draft:
         return _Draft(self.rules, self.slots)
 
 
-def plan(
-    jaxpr: Any, arguments: list[Value], policy: Policy, *, pins: Pins = "respect"
-) -> Program:
+def plan(jaxpr: Any, arguments: list[Value], policy: Policy, *, pins: Pins = "respect") -> Program:
     """The program that computes `jaxpr` under `policy`.
 
     Args:
@@ -71,9 +69,7 @@ def plan(
 def _finish(
     draft: _Draft, inputs: tuple[int, ...], outputs: list[tuple[int, FloatFormat | None]]
 ) -> Program:
-    program = Program(
-        inputs, tuple(draft.steps), tuple(outputs), draft.values, draft.constants
-    )
+    program = Program(inputs, tuple(draft.steps), tuple(outputs), draft.values, draft.constants)
     return hand_over(program, draft.rules.policy)
 
 
@@ -123,9 +119,7 @@ def _equation(draft: _Draft, eqn: Any, inputs: tuple[int, ...]) -> list[int]:
     return outputs
 
 
-def _inline(
-    draft: _Draft, eqn: Any, call: equations.Call, inputs: tuple[int, ...]
-) -> list[int]:
+def _inline(draft: _Draft, eqn: Any, call: equations.Call, inputs: tuple[int, ...]) -> list[int]:
     del eqn
     return _body(draft, call.jaxpr, call.consts, inputs)
 

@@ -1,0 +1,223 @@
+"""Why an arm is worse or diverged: what its records say beside the baseline's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from precis.formats import FloatFormat, parse_float
+from precis.report.records import Trial
+from precis.report.rows import Row, TaskTable
+from precis.report.words import count, percent, short
+
+# A share has to stand out by this much before it is offered as a cause: five entries in a hundred
+# more than the baseline's is beyond what two seeds of one policy differ by.
+_STANDS_OUT = 0.05
+# IEEE's half precision and every format of as few exponent bits reach from about 1e-8 to 1e5, so
+# gradients fall out at the low end and sums at the high one unless the loss is scaled.
+_NARROW_EXPONENT = 5
+# Below bfloat16's seven bits, rounding alone is a cause; from there up it is only mentioned if
+# nothing else explains the gap.
+_FEW_MANTISSA_BITS = 6
+# A gap of which four fifths are on one side is said to be from that side.
+_MOSTLY = 0.8
+
+
+def reasons(table: TaskTable, row: Row) -> tuple[str, ...]:
+    """What explains the row's verdict, most telling first; names of formats and arms in backticks.
+
+    What was measured comes from the trials' records and is set against the baseline's, and is said
+    of every arm where it stands out. Facts of the formats are offered only beside a loss of
+    quality.
+    """
+    base = table.baseline
+    if row.verdict is None or base is None:
+        return tuple(text for text in (_failed(row), _diverged(row)) if text)
+    measured = [_diverged(row), _zero_gradients(row, base), _lost_updates(row, base)]
+    found = [_withheld(row), _failed(row), *measured]
+    if row.verdict.kind in ("worse", "diverges") or row.verdict.detectable == "worse":
+        found += [_few_bits(row, base, explained=any(measured)), _side(table, row)]
+    found.append(_skipped(row))
+    return tuple(text for text in found if text)
+
+
+def first_non_finite(trial: Trial) -> int | None:
+    """The step at which the trial diverged, as its summary or else its log says."""
+    step = trial.summary.get("diverged_at")
+    if step is not None:
+        return int(step)
+    losses = ((row.step, row.values.get("loss")) for row in trial.train)
+    logged = (s for s, loss in losses if loss is not None and not math.isfinite(loss))
+    return next(logged, trial.step if trial.state == "diverged" else None)
+
+
+def formats(trial_rows: Sequence[Trial]) -> dict[str, FloatFormat]:
+    """The float formats of an arm's policy by key; scaled and integer ones are left out."""
+    found = {}
+    for role in next((trial.roles for trial in trial_rows if trial.roles), ()):
+        try:
+            found[role.key] = parse_float(role.format)
+        except ValueError:
+            continue
+    return found
+
+
+def _withheld(row: Row) -> str:
+    if not row.verdict or row.verdict.kind != "withheld":
+        return ""
+    notes = next((trial.notes for trial in row.trials if trial.notes), ())
+    told = f" ({'; '.join(notes)})" if notes else ""
+    return f"No verdict: {row.verdict.reason}{told}."
+
+
+def _failed(row: Row) -> str:
+    failed = row.in_state("failed")
+    if not failed:
+        return ""
+    seeds = ", ".join(str(trial.seed) for trial in failed)
+    return f"Seed {seeds} raised: {failed[0].error or 'see its traceback'}"
+
+
+def _diverged(row: Row) -> str:
+    diverged = row.in_state("diverged")
+    if not diverged:
+        return ""
+    ended = row.in_state("finished", "diverged")
+    steps = sorted({step for t in diverged if (step := first_non_finite(t)) is not None})
+    when = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(map(str, steps))}"
+    text = f"The loss stopped being finite at {when}, in {len(diverged)} of {len(ended)} seeds"
+    narrow = _narrow(formats(row.trials))
+    if narrow is None:
+        return f"{text}."
+    key, fmt = narrow
+    if any(map(_scaled, diverged)):
+        return f"{text}, although the loss was scaled: `{key}={fmt}` ends at {fmt.max:g}."
+    return (
+        f"{text}: `{key}={fmt}` ends at {fmt.max:g} and no loss scale is in use, so a "
+        "gradient that overflows is applied, where loss scaling would skip that step."
+    )
+
+
+def _scaled(trial: Trial) -> bool:
+    """Whether a loss scale was in use, by the summary or, before there is one, by the log."""
+    ended = trial.summary.get("loss_scale_final") is not None
+    return ended or any("loss_scale" in line.values for line in trial.train)
+
+
+def _zero_gradients(row: Row, base: Row) -> str:
+    arm, plain = _median(row.trials, "grad_zero"), _median(base.trials, "grad_zero")
+    if arm is None or plain is None or arm - plain < _STANDS_OUT:
+        return ""
+    text = f"{percent(arm)} of all gradient entries are exactly zero (baseline: {percent(plain)})"
+    fmts = formats(row.trials)
+    narrow = _narrow({key: fmts[key] for key in ("g", "x", "c", "p") if key in fmts})
+    if narrow is None:
+        return f"{text}."
+    key, fmt = narrow
+    below = f"they fall below the smallest value of `{key}={fmt}`, {short(fmt.smallest_subnormal)}"
+    return f"{text}: {below}."
+
+
+def _lost_updates(row: Row, base: Row) -> str:
+    arm, plain = _median(row.trials, "update_lost"), _median(base.trials, "update_lost")
+    if arm is None or plain is None or arm - plain < _STANDS_OUT:
+        return ""
+    text = (
+        f"{percent(arm)} of all updates that are not zero leave their parameter as it was "
+        f"(baseline: {percent(plain)})"
+    )
+    fmt = formats(row.trials).get("p")
+    if fmt is None:
+        return f"{text}."
+    # Half the distance to the next value is eps / 2 to eps / 4 of a value, by its place in the
+    # binade; what is smaller than the latter rounds away wherever it lands.
+    return (
+        f"{text}: `p={fmt}` keeps {fmt.mantissa_bits} mantissa bits, so an update smaller "
+        f"than {_part(fmt.eps / 4)} of its parameter rounds away."
+    )
+
+
+def _side(table: TaskTable, row: Row) -> str:
+    """Whether the weights are bad, or good weights are evaluated badly."""
+    if not row.gap or not row.gap_f32 or not row.gap.interval().excludes(0.0):
+        return ""
+    own, f32 = row.gap.mean, row.gap_f32.mean
+    unit = f" {table.task.unit}" if table.task.unit else ""
+    part = f32 / own
+    if part >= _MOSTLY:
+        return (
+            f"The gap arises in training: evaluated in f32, its weights are still "
+            f"{short(abs(f32))}{unit} away from the baseline's."
+        )
+    if part <= 1 - _MOSTLY:
+        return (
+            f"The gap arises in evaluation: in f32 its weights are only {short(abs(f32))}"
+            f"{unit} away from the baseline's, under its own policy {short(abs(own))}."
+        )
+    return (
+        f"{percent(part)} of the gap arises in training and the rest in evaluation: in f32 "
+        f"it is {short(abs(f32))}{unit} instead of {short(abs(own))}."
+    )
+
+
+def _few_bits(row: Row, base: Row, *, explained: bool) -> str:
+    """The coarsest of the formats that matrix ops see, where it is coarser than the baseline's."""
+    fmts, plain = formats(row.trials), formats(base.trials)
+    seen = {key: fmts[key] for key in ("c", "k", "x", "g") if key in fmts and key in plain}
+    if not seen:
+        return ""
+    key = min(seen, key=lambda k: seen[k].mantissa_bits)
+    fmt = seen[key]
+    if fmt.mantissa_bits >= plain[key].mantissa_bits:
+        return ""
+    if explained and fmt.mantissa_bits > _FEW_MANTISSA_BITS:
+        return ""
+    return (
+        f"`{key}={fmt}` keeps {fmt.mantissa_bits} mantissa bits: each value it rounds is off by "
+        f"up to {_part(fmt.eps / 2)} (`{plain[key]}`: {_part(plain[key].eps / 2)})."
+    )
+
+
+def _skipped(row: Row) -> str:
+    if not row.skipped:
+        return ""
+    ends = [trial.summary.get("loss_scale_final") for trial in row.trials]
+    scales = sorted({scale for scale in ends if scale})
+    end = f"; the scale ended at {' and '.join(map(_power, scales))}" if scales else ""
+    return f"Loss scaling skipped {count(row.skipped, 'step')} of {row.taken}{end}."
+
+
+def _narrow(fmts: dict[str, FloatFormat]) -> tuple[str, FloatFormat] | None:
+    """The first of the formats that matrix ops see whose range is half precision's or less."""
+    order: Callable[[str], int] = "cxgkpaow".find
+    for key in sorted((k for k in fmts if order(k) >= 0), key=order):
+        if fmts[key].exponent_bits <= _NARROW_EXPONENT:
+            return key, fmts[key]
+    return None
+
+
+def _median(trials: Iterable[Trial], name: str) -> float | None:
+    """The median over seeds of a share, from the summaries or else from the logged steps."""
+    found = []
+    for trial in trials:
+        value = trial.summary.get(f"{name}_median")
+        if value is None or not math.isfinite(value):
+            logged = [line.values.get(name) for line in trial.train]
+            finite = [v for v in logged if v is not None and math.isfinite(v)]
+            value = float(np.median(finite)) if finite else None
+        if value is not None:
+            found.append(value)
+    return float(np.median(found)) if found else None
+
+
+def _part(x: float) -> str:
+    """A power of two below one, as the reader's fraction."""
+    return f"1 part in {1 / x:,.0f}"
+
+
+def _power(scale: float) -> str:
+    """A loss scale, which is a power of two unless somebody set it otherwise."""
+    mantissa, exponent = math.frexp(scale)
+    return f"2^{exponent - 1}" if mantissa == 0.5 else f"{scale:g}"

@@ -1,0 +1,51 @@
+"""Evaluation of a task under a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax import Array
+
+from precis.policy import Policy, cast_to_param, get_policy
+from precis.train.step import COMPILER_OPTIONS
+from precis.train.task import Task
+from precis.types import PyTree
+from precis.walk import autocast
+
+
+def make_evaluate(task: Task, policy: Policy | str) -> Callable[[PyTree, PyTree], dict[str, float]]:
+    """A function that evaluates parameters on all of a task's evaluation batches.
+
+    Parameters are first cast to the policy's param format, so that weights trained in few bits
+    can be judged in float32 and the other way round.
+
+    Args:
+        task: What to evaluate; its batches weigh alike.
+        policy: What to evaluate under.
+
+    Returns:
+        `evaluate(params, state)` gives the mean of the loss and of each of the task's metrics,
+        named `eval_loss`, `eval_<metric>`, as Python floats (the mean is taken in float64).
+    """
+    resolved = get_policy(policy)
+
+    def measure(params: PyTree, state: PyTree, batch: PyTree) -> dict[str, Array]:
+        loss, (_, metrics) = autocast(task.loss, resolved, state_argnums=1)(
+            params, state, batch, key=None, train=False
+        )
+        return {"loss": loss, **metrics}
+
+    jitted = jax.jit(measure, compiler_options=COMPILER_OPTIONS)
+
+    def evaluate(params: PyTree, state: PyTree) -> dict[str, float]:
+        params = cast_to_param(resolved, params)
+        rows = [jitted(params, state, batch) for batch in task.eval_batches()]
+        fetched = jax.device_get(rows)
+        return {
+            f"eval_{name}": float(np.mean([np.float64(row[name]) for row in fetched]))
+            for name in fetched[0]
+        }
+
+    return evaluate
