@@ -1,4 +1,4 @@
-from .cast import cast_to
+from .cast import cast_to, wide_dtype
 from .catalogue import BFLOAT16, CATALOGUE, FLOAT16, FLOAT32, FLOAT64, TF32
 from .parse import Format, parse, parse_float
 from .round import round_to
@@ -18,4 +18,5 @@ __all__ = [
     "parse",
     "parse_float",
     "round_to",
+    "wide_dtype",
 ]

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from precis.formats.parse import Format, parse_float
 from precis.formats.round import round_to
+
+
+def wide_dtype(*dtypes: np.dtype) -> np.dtype:
+    """float64 if one of the float `dtypes` is, else float32: it holds all their values.
+
+    >>> import jax.numpy as jnp
+    >>> wide_dtype(jnp.dtype("bfloat16"), jnp.dtype("float16"))
+    dtype('float32')
+    """
+    return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)
 
 
 def cast_to(x: Array, fmt: Format | str) -> Array:
@@ -16,6 +26,7 @@ def cast_to(x: Array, fmt: Format | str) -> Array:
     format has (XLA may drop a bare pair of converts). Special values as in `round_to`; the
     cotangent comes back cast to the dtype of `x`.
 
+    >>> import jax.numpy as jnp
     >>> cast_to(jnp.float32(0.1), "bf16").dtype
     dtype(bfloat16)
     >>> cast_to(jnp.float32(0.1), "e5m3").dtype
@@ -31,7 +42,7 @@ def cast_to(x: Array, fmt: Format | str) -> Array:
     fmt = parse_float(fmt)
     if x.dtype == fmt.dtype:
         return x
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if fmt.dtype is not None and jnp.promote_types(wide.dtype, fmt.dtype) == fmt.dtype:
+    wide = x.astype(wide_dtype(x.dtype))
+    if fmt.dtype is not None and wide_dtype(wide.dtype, fmt.dtype) == fmt.dtype:
         return wide.astype(fmt.dtype)
     return round_to(wide, fmt).astype(fmt.carrier)

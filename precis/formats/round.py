@@ -68,9 +68,7 @@ def round_to(x: Array, fmt: Format | str) -> Array:
         x = x.astype(jnp.float32)
     carrier = _CARRIERS[x.dtype].format
     if not fmt.fits_in(carrier):
-        raise ValueError(
-            f"{fmt} has values that {carrier} lacks: pass a wider array than {x.dtype}"
-        )
+        raise ValueError(f"{fmt} has values that {carrier} lacks: pass a {fmt} array")
     return _straight_through(x, fmt)
 
 

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.extend import core as jex_core
 
-from precis.formats import FloatFormat, cast_to
+from precis.formats import FloatFormat, cast_to, wide_dtype
 
 
 class MatrixOp(NamedTuple):
@@ -102,7 +101,7 @@ def matrix_op(
 
 def _product(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
     """The exact-input product in float32, or float64 if an operand is."""
-    wide = jnp.promote_types(jnp.promote_types(lhs.dtype, rhs.dtype), jnp.float32)
+    wide = wide_dtype(lhs.dtype, rhs.dtype)
 
     def widened(lhs: Array, rhs: Array) -> Array:
         return _bind(op, lhs.astype(wide), rhs.astype(wide), wide)
@@ -130,9 +129,7 @@ def _transposed(op: MatrixOp, side: int, operands: tuple[Array, Array], g: Array
     JAX transposes the op at the accumulator's dtype; its matrix ops are then bound again with
     the operands as they are.
     """
-    wide = jnp.promote_types(
-        jnp.promote_types(operands[0].dtype, operands[1].dtype), jnp.float32
-    )
+    wide = wide_dtype(operands[0].dtype, operands[1].dtype)
     shapes = [jax.ShapeDtypeStruct(x.shape, wide) for x in (*operands, g)]
     other = operands[1 - side]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
+from precis.formats import FLOAT32, wide_dtype
 from precis.policy import Policy, get_policy
 from precis.tree import map_floats
 from precis.types import PyTree
@@ -46,7 +46,7 @@ def value_and_grad(
         def objective(params: PyTree) -> tuple[Array, Any]:
             result = cast(params, *args, **kwargs)
             value, aux = result if has_aux else (result, None)
-            value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+            value = value.astype(wide_dtype(value.dtype))
             return (value if scale is None else value * scale), (value, aux)
 
         wide = _widened(params, resolved)
@@ -57,5 +57,8 @@ def value_and_grad(
 
 
 def _widened(params: PyTree, policy: Policy) -> PyTree:
-    carrier = policy.weight_grad.carrier
-    return map_floats(lambda p: p.astype(jnp.promote_types(p.dtype, carrier)), params)
+    """The parameters in a dtype that holds the gradients' format as well as their own."""
+    wanted = policy.weight_grad
+    if wanted.dtype is None or wanted.bits < FLOAT32.bits:
+        return params
+    return map_floats(lambda p: p.astype(wide_dtype(p.dtype, wanted.dtype)), params)

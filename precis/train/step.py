@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from precis.optim import LossScale, keep_if_skipped, loss_scaled, scale_of
+from precis.optim import (
+    LossScale,
+    Norm,
+    clip_by_norm,
+    gradient_norm,
+    keep_if_skipped,
+    loss_scaled,
+    scale_of,
+    state_of,
+)
 from precis.policy import Policy, cast_to_param, get_policy
 from precis.train.gradient import value_and_grad
 from precis.train.scaling import resolve_loss_scale
@@ -97,7 +106,7 @@ def make_step(
     if scale is not None:
         optimizer = loss_scaled(optimizer, scale, clip=clip)
     elif clip is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+        optimizer = optax.chain(clip_by_norm(clip), optimizer)
     task_loss = loss if has_state else _without_state(loss)
     gradient = value_and_grad(task_loss, resolved, has_aux=True, state_argnums=1)
 
@@ -110,10 +119,16 @@ def make_step(
         )
         updates, opt_state = optimizer.update(grads, before.opt_state, before.params)
         params = cast_to_param(resolved, optax.apply_updates(before.params, updates))
-        measured = _measure(value, grads, factor, before.params, params, updates)
-        if scale is not None:
+        measured: dict[str, Array] = {}
+        if scale is None:
+            norm = gradient_norm(grads)
+        else:
+            scaled = state_of(opt_state)
+            norm = Norm(scaled.grad_norm, scaled.last_finite)
+            measured = {"loss_scale": factor, "skipped": scaled.skipped}
             state = keep_if_skipped(opt_state, state, before.state)
-            measured |= {"loss_scale": scale_of(opt_state), "skipped": opt_state.skipped}
+        measured |= {"loss": value, "grad_norm": norm.value, "finite": norm.finite}
+        measured |= _losses_to_rounding(grads, before.params, params, updates)
         after = TrainState(before.step + 1, params, state, opt_state)
         return after, measured | metrics
 
@@ -131,19 +146,15 @@ def _without_state(loss: Callable[..., Any]) -> Callable[..., Any]:
     return task_loss
 
 
-def _measure(
-    value: Array, grads: PyTree, scale: Array | None, old: PyTree, new: PyTree, updates: PyTree
+def _losses_to_rounding(
+    grads: PyTree, old: PyTree, new: PyTree, updates: PyTree
 ) -> dict[str, Array]:
-    leaves = [g.astype(jnp.float32) for g in jax.tree.leaves(grads)]
-    norm = optax.global_norm(leaves) / (1.0 if scale is None else scale)
+    """What a format was too narrow for: gradients that became 0, updates that moved nothing."""
+    leaves = jax.tree.leaves(grads)
     zeros = jnp.stack([jnp.sum(g == 0) for g in leaves]).sum()
-    moved = jax.tree.map(lambda u: u != 0, updates)
-    lost = jax.tree.map(lambda m, a, b: jnp.sum(m & (a == b)), moved, old, new)
-    total = sum(jnp.sum(m) for m in jax.tree.leaves(moved))
+    lost = jax.tree.map(lambda u, a, b: jnp.sum((u != 0) & (a == b)), updates, old, new)
+    meant = jnp.stack([jnp.sum(u != 0) for u in jax.tree.leaves(updates)]).sum()
     return {
-        "loss": value,
-        "grad_norm": norm,
-        "finite": jnp.isfinite(norm),
         "grad_zero": zeros / sum(g.size for g in leaves),
-        "update_lost": sum(jax.tree.leaves(lost)) / jnp.maximum(total, 1),
+        "update_lost": jnp.stack(jax.tree.leaves(lost)).sum() / jnp.maximum(meant, 1),
     }

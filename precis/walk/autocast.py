@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from precis.formats import FLOAT32, FloatFormat, cast_to
+from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
 from precis.policy import Policy, get_policy
 from precis.tree import path_str
 from precis.walk.emit import emit
@@ -158,7 +158,7 @@ def _is_array(leaf: Any) -> bool:
 def _standin(leaf: Any) -> jax.ShapeDtypeStruct:
     dtype: Any = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
     if jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.promote_types(dtype, jnp.float32)
+        dtype = wide_dtype(dtype)
     return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
-
-from precis.formats import FLOAT32, FloatFormat
+from precis.formats import FLOAT32, FloatFormat, wide_dtype
 from precis.ops import Operand, Roles
 from precis.policy import Policy
 from precis.walk import equations
@@ -70,7 +68,7 @@ def _pinned_roles(eqn: Any, kernels: list[bool], declared: FloatFormat) -> Roles
         return Operand(fmt, fmt, is_weight=is_kernel)
 
     lhs, rhs = (operand(a, k) for a, k in zip(eqn.invars, kernels, strict=True))
-    wide = format_of(jnp.promote_types(eqn.outvars[0].aval.dtype, jnp.float32)) or FLOAT32
+    wide = format_of(wide_dtype(eqn.outvars[0].aval.dtype)) or FLOAT32
     return Roles(lhs, rhs, wide, declared, declared)
 
 

@@ -125,7 +125,7 @@ def _place(rules: Rules, eqn: Any, floats: list[Value]) -> tuple[FloatFormat, Va
         return work, replace(joined, format=work)
     governed = [value for value in floats if value.kind is Kind.POLICY]
     roots = frozenset(value.root for value in governed)
-    opens = equations.opens_island(eqn)
+    opens = equations.opens_island(eqn) or _meets_statistics(eqn, floats)
     continues = (
         joined.sources or not governed or joined.absorbs
     ) and eqn.primitive.name in _CONTINUE
@@ -140,11 +140,29 @@ def _place(rules: Rules, eqn: Any, floats: list[Value]) -> tuple[FloatFormat, Va
         sources=sources,
         paths=joined.paths[:1],
         absorbs=joined.absorbs and kind is Kind.ISLAND,
-        stored=joined.stored if kind is Kind.ISLAND else None,
+        stored=joined.stored if kind is Kind.ISLAND and _averages(eqn, floats) else None,
         fresh=fresh and kind is Kind.POLICY and eqn.primitive.name in equations.ELEMENTWISE,
     )
     work = _pin(rules, eqn) or work
     return work, replace(value, format=work)
+
+
+def _meets_statistics(eqn: Any, floats: list[Value]) -> bool:
+    """Whether the op adds to, or subtracts, a running statistic.
+
+    Such a sum runs in the sensitive format, in evaluation as in training: in the activation
+    format, a small update would vanish, and a mean of large values cancel.
+    """
+    return eqn.primitive.name in ("add", "sub") and any(v.kind is Kind.STATE for v in floats)
+
+
+def _averages(eqn: Any, floats: list[Value]) -> bool:
+    """Whether a result that derives from state is a statistic still: a sum, or a multiple."""
+    match eqn.primitive.name:
+        case "mul" | "div":
+            return all(value.kind is Kind.FREE or value.stored for value in floats)
+        case name:
+            return name in ("add", "sub") or name in equations.LAYOUT
 
 
 def _declared(eqn: Any) -> FloatFormat:

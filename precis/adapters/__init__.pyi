@@ -1,0 +1,4 @@
+from .bound import Apply, Bound
+from .door import bind, unbind
+
+__all__ = ["Apply", "Bound", "bind", "unbind"]

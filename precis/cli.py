@@ -1,0 +1,262 @@
+"""The command `precis`: doors to sweeps, reports and policies, thin and quick to open.
+
+Exit codes: 0 all went well (a trial that diverged is a result), 1 a trial failed, 2 bad
+configuration, 75 interrupted: the same command resumes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from precis.sweep import Outcome, Plan
+
+# Rooms are imported by the commands that need them: `--help` must not wait for any.
+
+BAD_CONFIGURATION = 2
+
+Settings = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(name="set", metavar="KEY=VALUE"),
+]
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """The exit code of `precis` with `arguments`."""
+    commands: dict[str, Callable[..., Any]] = {
+        "sweep": sweep,
+        "run": run,
+        "status": status,
+        "report": report,
+        "policy": policy,
+    }
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="precis",
+            description="A laboratory for numerical precision in JAX.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except (ValueError, BlockingIOError) as error:
+        print(f"precis: {error}", file=sys.stderr)
+        return BAD_CONFIGURATION
+
+
+def sweep(
+    file: tyro.conf.Positional[Path],
+    *,
+    dry_run: bool = False,
+    settings: Settings = (),
+    out: Path | None = None,
+    workers: int | None = None,
+    redo_stale: bool = False,
+) -> int:
+    """Run a sweep, or what is left of it, and report.
+
+    Args:
+        file: A TOML file, or a Python file that defines sweep().
+        dry_run: Print the trials and their policies, and run nothing.
+        settings: Change a key of the file, as recipe.learning_rate=1e-3 or task.text.steps=50;
+            may be given more than once.
+        out: Folder of the records; by default runs/NAME.
+        workers: Worker processes; 0 runs all trials in this process. By default one a core,
+            two at most.
+        redo_stale: Run again what another version of precis finished.
+    """
+    from precis.sweep import cores, load_sweep, make_plan
+
+    root = file.parent
+    plan = make_plan(load_sweep(file, settings), root=root)
+    if dry_run:
+        return _show_plan(plan)
+    return _launch(
+        plan,
+        out or Path("runs") / plan.sweep.name,
+        file=file,
+        root=root,
+        workers=min(2, cores()) if workers is None else _at_least_0(workers),
+        redo_stale=redo_stale,
+    )
+
+
+def run(
+    task: tyro.conf.Positional[str],
+    *,
+    model: str | None = None,
+    policy: str = "f32",
+    steps: int = 100,
+    seed: int = 0,
+    settings: Settings = (),
+    out: Path | None = None,
+) -> int:
+    """Run one trial in the foreground, and report.
+
+    Args:
+        task: digits, text, or a Python file that defines task().
+        model: Which of the task's models.
+        policy: A policy's text.
+        steps: Steps of training.
+        seed: Decides initialization and batches.
+        settings: Change a key of the sweep of one trial that this is, as
+            recipe.learning_rate=1e-3 or log_every=1; may be given more than once.
+        out: Folder of the records; by default runs/run-TASK-POLICY.
+    """
+    from precis.sweep import make_plan, override, parse_sweep
+
+    name = re.sub(r"[^\w.-]+", "_", f"run-{Path(task).stem}-{policy}")
+    tables: dict[str, Any] = {
+        "name": name,
+        "task": [{"name": task, "steps": steps} | ({"model": model} if model else {})],
+        "arm": [{"name": policy, "policy": policy}],
+        "seeds": [seed],
+    }
+    sweep_of_one = parse_sweep(override(tables, settings), origin="precis run")
+    root = Path()
+    plan = make_plan(sweep_of_one, root=root)
+    folder = out or Path("runs") / name
+    return _launch(plan, folder, file=None, root=root, workers=0, redo_stale=False)
+
+
+def status(folder: tyro.conf.Positional[Path]) -> int:
+    """Say where each trial of a sweep stands.
+
+    Args:
+        folder: A sweep's folder.
+    """
+    from rich.table import Table
+
+    from precis.sweep import is_held, read_plan, statuses
+
+    plan, held = read_plan(folder), is_held(folder)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("trial", "state", "step"):
+        table.add_column(heading, overflow="fold")
+    for name, found in statuses(folder, plan).items():
+        # Nobody writes here, so nobody runs it: it was killed.
+        state = "broken off" if found.state == "running" and not held else found.state
+        table.add_row(name, state, f"{found.step}/{found.steps}" if found.steps else "–")
+    console = _console()
+    console.print(table)
+    console.print("a process is at work here" if held else "nobody is at work here", style="dim")
+    return 0
+
+
+def report(folder: tyro.conf.Positional[Path]) -> int:
+    """Write a sweep's report.html and report.md from its records, and print the table.
+
+    Args:
+        folder: A sweep's folder.
+    """
+    _publish(folder, _console(), force=True)
+    return 0
+
+
+def policy(text: tyro.conf.Positional[str]) -> int:
+    """Print what a policy's text resolves to: every role, its format and why.
+
+    Args:
+        text: A preset (mixed_bf16), roles (p=f32,c=bf16,o=f32), or one format.
+    """
+    from rich.table import Table
+
+    from precis.policy import get_policy
+
+    resolved = get_policy(text)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("key", "role", "format", "reason"):
+        table.add_column(heading)
+    for role in resolved.roles():
+        table.add_row(*role)
+    console = _console()
+    console.print(f"[bold]{resolved}[/]", highlight=False)
+    console.print(table, highlight=False)
+    return 0
+
+
+def _launch(
+    plan: Plan, folder: Path, *, file: Path | None, root: Path, workers: int, redo_stale: bool
+) -> int:
+    from precis.sweep import INTERRUPTED, launch
+
+    console = _console()
+    try:
+        outcome = launch(
+            plan,
+            folder,
+            file=file,
+            root=root,
+            workers=workers,
+            redo_stale=redo_stale,
+            console=console,
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if outcome.done:
+        _publish(folder, console, force=False)
+    return _say_outcome(outcome, folder, console)
+
+
+def _say_outcome(outcome: Outcome, folder: Path, console: Console) -> int:
+    from precis.sweep import INTERRUPTED
+
+    for name in outcome.failed:
+        console.print(f"[red]failed[/] {folder / name / 'traceback.txt'}", highlight=False)
+    if outcome.is_interrupted:
+        console.print("interrupted; the same command resumes")
+        return INTERRUPTED
+    return 1 if outcome.failed else 0
+
+
+def _publish(folder: Path, console: Console, *, force: bool) -> None:
+    """Prints the report; writes its files too, if the records are newer."""
+    from precis.report import show, write
+    from precis.sweep import newest_record
+
+    page = folder / "report.html"
+    if force or not page.exists() or page.stat().st_mtime_ns < newest_record(folder):
+        page, _ = write(folder)
+    show(folder, console)
+    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+
+
+def _show_plan(plan: Plan) -> int:
+    from precis.policy import get_policy
+
+    console = _console()
+    for arm in plan.arms.values():
+        mark = " (baseline)" if arm.name == plan.baseline else ""
+        console.print(f"[bold]{arm.name}[/]{mark} {get_policy(arm.policy)}", highlight=False)
+    for planned in plan.trials:
+        console.print(f"  {planned.dir}  {planned.trial.steps} steps", highlight=False)
+    console.print(f"{len(plan.trials)} trials; nothing was run")
+    return 0
+
+
+def _at_least_0(workers: int) -> int:
+    if workers < 0:
+        raise ValueError(f"--workers is 0 or more, got {workers}")
+    return workers
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+if __name__ == "__main__":
+    main()

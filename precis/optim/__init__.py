@@ -1,0 +1,37 @@
+"""optax transformations for training in few bits: loss scaling, and moments in fewer bytes."""
+
+from precis.optim.moments import stored_moments
+from precis.optim.norm import Norm, clip_by_norm, gradient_norm
+from precis.optim.scale import (
+    LossScale,
+    adjust,
+    dynamic_loss_scale,
+    loss_scale_like,
+    scale_loss,
+    static_loss_scale,
+)
+from precis.optim.scaled import (
+    LossScaledState,
+    keep_if_skipped,
+    loss_scaled,
+    scale_of,
+    state_of,
+)
+
+__all__ = [
+    "LossScale",
+    "LossScaledState",
+    "Norm",
+    "adjust",
+    "clip_by_norm",
+    "dynamic_loss_scale",
+    "gradient_norm",
+    "keep_if_skipped",
+    "loss_scale_like",
+    "loss_scaled",
+    "scale_loss",
+    "scale_of",
+    "state_of",
+    "static_loss_scale",
+    "stored_moments",
+]

@@ -1,0 +1,146 @@
+"""The global norm of gradients: one pass of squares says how large they are, and if all finite."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from precis.tree import is_float, map_floats
+from precis.types import PyTree
+
+# A smaller sum of squares may have lost terms to underflow: entries below 2^-63 have squares
+# below float32's smallest normal value. 2^-100 leaves room for 2^26 of them at full precision.
+_SMALLEST_SUM = 2.0**-100
+
+
+class Norm(NamedTuple):
+    """What one pass over gradients says about them.
+
+    Attributes:
+        value: [] float32 (float64 if some gradient is), the global 2-norm of the unscaled
+            gradients; NaN or Inf where they are not finite, never where they are.
+        finite: [] bool, whether every entry is finite.
+    """
+
+    value: Array
+    finite: Array
+
+
+def gradient_norm(grads: PyTree, *, scale: Array | None = None) -> Norm:
+    """The global norm of `grads / scale` and whether all of it is finite; computed in float32.
+
+    The sum of squares carries every NaN and Inf along, so one pass answers both questions. Where
+    the sum is not finite, or so small that squares underflowed, a second pass under `lax.cond`
+    decides exactly: a finite 1e20 overflows its square and is finite all the same.
+
+    Integers among the leaves do not count.
+
+    >>> gradient_norm([jnp.array([3e20, 4e20])])
+    Norm(value=Array(5.e+20, dtype=float32), finite=Array(True, dtype=bool))
+
+    Args:
+        grads: A tree of floats, scaled by `scale`.
+        scale: [] float32; None means 1.
+
+    Raises:
+        TypeError: A leaf is complex.
+    """
+    leaves = _floats(grads)
+    if not leaves:
+        return Norm(jnp.float32(0.0), jnp.bool_(True))
+    dtype = jnp.result_type(jnp.float32, *leaves)
+    squares = _sum_of_squares([unscale(leaf, scale) for leaf in leaves], dtype)
+
+    def quick(squares: Array, leaves: list[Array]) -> Norm:
+        del leaves
+        return Norm(jnp.sqrt(squares), squares < jnp.inf)
+
+    def exact(squares: Array, leaves: list[Array]) -> Norm:
+        wide = [unscale(leaf, scale) for leaf in leaves]
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in wide]).all()
+        largest = [jnp.max(jnp.abs(leaf), initial=0.0).astype(dtype) for leaf in wide]
+        amax = jnp.stack(largest).max()
+        amax = jnp.where(amax > 0, amax, 1)
+        ratios = [leaf.astype(dtype) / amax for leaf in wide]
+        norm = jnp.minimum(amax * jnp.sqrt(_sum_of_squares(ratios, dtype)), jnp.finfo(dtype).max)
+        return Norm(jnp.where(finite, norm, jnp.sqrt(squares)), finite)
+
+    # Raw leaves go in, not widened ones: what crosses a cond is written to memory.
+    trusted = (squares >= _SMALLEST_SUM) & (squares < jnp.inf)
+    return lax.cond(trusted, quick, exact, squares, leaves)
+
+
+def clip_by_norm(limit: float) -> optax.GradientTransformation:
+    """An optax transformation: gradients of global norm at most `limit`, in float32 or wider.
+
+    Gradients within the limit keep every bit, larger ones become `g / norm * limit`. float16
+    gradients are widened first, where optax's own rounds the norm to float16 and zeroes them. Not
+    for scaled gradients: `loss_scaled` has its own `clip`. NaN and Inf are not hidden: some entry
+    comes out not finite.
+
+    Raises:
+        ValueError: `limit` is not positive.
+    """
+    check_limit(limit)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        del params
+        return clipped(widened(updates), gradient_norm(updates), limit), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def clipped(grads: PyTree, norm: Norm, limit: float) -> PyTree:
+    """`grads` [...] float32 or wider, whose norm is `norm`, scaled to at most `limit`."""
+    over = norm.value > limit
+    # Two factors, each within range for every finite norm, where limit / norm may underflow.
+    divisor, factor = jnp.where(over, norm.value, 1), jnp.where(over, limit, 1)
+    return map_floats(lambda g: g / divisor.astype(g.dtype) * factor.astype(g.dtype), grads)
+
+
+def check_limit(limit: float) -> None:
+    """Checks a clipping limit.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+    if not limit > 0:
+        raise ValueError(f"clip is a largest global norm, more than 0, got {limit}; None for none")
+
+
+def widened(tree: PyTree) -> PyTree:
+    """`tree` with its float leaves in float32, or in float64 where they are."""
+    return map_floats(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def unscale(grads: PyTree, scale: Array | None) -> PyTree:
+    """`grads * (1 / scale)` in float32 or wider, exact for powers of two.
+
+    Not `grads / scale`: XLA may turn that into this, and jit would differ from eager.
+    """
+    grads = widened(grads)
+    if scale is None:
+        return grads
+    return map_floats(lambda g: g * (1 / scale.astype(g.dtype)), grads)
+
+
+def _sum_of_squares(leaves: list[Array], dtype: jnp.dtype) -> Array:
+    total = jnp.zeros((), dtype)
+    for leaf in leaves:
+        total = total + jnp.sum(jnp.square(leaf)).astype(dtype)
+    return total
+
+
+def _floats(grads: PyTree) -> list[Array]:
+    leaves = jax.tree.leaves(grads)
+    for leaf in leaves:
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise TypeError(
+                f"gradients must be real, got {leaf.dtype}: take real and imaginary parts as two "
+                "parameters"
+            )
+    return [leaf for leaf in leaves if is_float(leaf)]

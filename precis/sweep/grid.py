@@ -1,0 +1,60 @@
+"""A grid's arms: each arm with every combination of the grid's values, each in its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from precis.policy import KEYS, get_policy
+from precis.sweep.spec import ArmSpec
+from precis.types import did_you_mean
+
+_PLAIN = ("policy", "steps", "perturb_ulp")
+
+
+def expand(arm: ArmSpec, grid: Mapping[str, tuple[Any, ...]]) -> list[ArmSpec]:
+    """The arms that `grid` makes of `arm`, the last key varying fastest; itself for no grid.
+
+    >>> arm = ArmSpec(name="bf16", policy="bf16")
+    >>> [a.name for a in expand(arm, {"policy.s": ("f32", "bf16")})]
+    ['bf16,s=f32', 'bf16,s=bf16']
+
+    Raises:
+        ValueError: A key that is neither `recipe.<key>`, `policy.<role>`, `policy`, `steps` nor
+            `perturb_ulp`, or has no values.
+    """
+    for key, values in grid.items():
+        if not values:
+            raise ValueError(f"grid: {key} has no values")
+    arms = []
+    for combination in product(*grid.values()):
+        changed = arm
+        for key, value in zip(grid, combination, strict=True):
+            changed = _set(changed, key, value)
+        arms.append(changed)
+    return arms
+
+
+def _set(arm: ArmSpec, key: str, value: Any) -> ArmSpec:
+    table, _, inner = key.partition(".")
+    name = f"{arm.name},{inner or table}={value}"
+    match table:
+        case "recipe" if inner:
+            return replace(arm, name=name, recipe={**arm.recipe, inner: value})
+        case "policy" if inner:
+            return replace(arm, name=name, policy=_with_role(arm.policy, inner, str(value)))
+        case _ if key in _PLAIN:
+            changes: dict[str, Any] = {key: value}
+            return replace(arm, name=name, **changes)
+        case _:
+            choices = [*_PLAIN, "recipe.learning_rate", *(f"policy.{role}" for role in KEYS)]
+            raise ValueError(f"grid: no arm has a key {key!r}{did_you_mean(key, choices)}")
+
+
+def _with_role(policy: str, role: str, fmt: str) -> str:
+    """The policy's text with one role in `fmt`; roles that follow it follow it there."""
+    pairs = dict(pair.split("=", 1) for pair in str(get_policy(policy)).split(","))
+    short = {name: key for key, name in KEYS.items()}.get(role, role)
+    return ",".join(f"{key}={value}" for key, value in (pairs | {short: fmt}).items())

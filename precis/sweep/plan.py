@@ -1,0 +1,240 @@
+"""From a sweep to its trials, and to the `plan.json` that a report reads. Needs no jax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from precis.policy import get_policy
+from precis.sweep.config import merge_recipe
+from precis.sweep.grid import expand
+from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
+from precis.sweep.trial import Trial, digest, folder_name
+from precis.train.task import task_source
+from precis.types import did_you_mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A trial and its place in the sweep.
+
+    Attributes:
+        trial: What it computes.
+        dir: Its folder within the sweep's.
+        task: Label of its task.
+        arm: Name of its arm.
+        digest: Of the trial and its task's source.
+    """
+
+    trial: Trial
+    dir: str
+    task: str
+    arm: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A sweep written out.
+
+    Attributes:
+        sweep: As it was given.
+        tasks: Its tasks by label.
+        arms: Its arms, grids expanded, by name.
+        baseline: Name of the arm that the others are compared with.
+        noise_floor: Name of the baseline's perturbed twin, if there is one.
+        trials: Task by task, arm by arm, seed by seed.
+    """
+
+    sweep: Sweep
+    tasks: Mapping[str, TaskSpec]
+    arms: Mapping[str, ArmSpec]
+    baseline: str
+    noise_floor: str | None
+    trials: tuple[Planned, ...]
+
+
+def make_plan(sweep: Sweep, *, root: Path) -> Plan:
+    """Every trial of `sweep`, all of it checked that can be checked without computing.
+
+    Args:
+        sweep: The question.
+        root: Where the paths of tasks are counted from: the sweep file's folder.
+
+    Raises:
+        ValueError: A bad policy, recipe, task or number, two things of one name, a baseline that
+            is no arm, or nothing to do.
+    """
+    _check_numbers(sweep)
+    tasks = _by_name("task", [(_label(task), task) for task in sweep.task])
+    grown = [(arm, expand(arm, sweep.grid)) for arm in sweep.arm]
+    arms = _by_name("arm", [(arm.name, arm) for _, several in grown for arm in several])
+    # A baseline named as the file has it means the first arm that the grid makes of it.
+    first = {arm.name: several[0].name for arm, several in grown}
+    baseline = _named("baseline", sweep.baseline or sweep.arm[0].name, arms, first)
+    trials = [
+        _planned(sweep, label, task, arm=arm, seed=seed, root=root)
+        for label, task in tasks.items()
+        for arm in arms.values()
+        for seed in sweep.seeds
+    ]
+    return Plan(
+        sweep=sweep,
+        tasks=tasks,
+        arms=arms,
+        baseline=baseline,
+        noise_floor=_noise_floor(sweep, arms, first, baseline=baseline),
+        trials=tuple(trials),
+    )
+
+
+def plan_record(plan: Plan, *, root: Path, old: Mapping[str, Any]) -> dict[str, Any]:
+    """`plan.json`: the plan as data.
+
+    Args:
+        plan: The plan.
+        root: As for `make_plan`; kept so that worker processes find the same tasks.
+        old: The record of an earlier run in the same folder, for the date and for what is known
+            of tasks only once they were loaded.
+    """
+    known = old.get("tasks", {})
+    return {
+        "name": plan.sweep.name,
+        "created": old.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "root": str(root.absolute()),
+        "baseline": plan.baseline,
+        "noise_floor": plan.noise_floor,
+        "checkpoint_every": plan.sweep.checkpoint_every,
+        "tasks": {
+            label: _task_record(task, known.get(label, {})) for label, task in plan.tasks.items()
+        },
+        "arms": [_arm_record(arm) for arm in plan.arms.values()],
+        "seeds": list(plan.sweep.seeds),
+        "trials": [
+            {"dir": p.dir, "task": p.task, "arm": p.arm, "seed": p.trial.seed, "digest": p.digest}
+            for p in plan.trials
+        ],
+    }
+
+
+def _task_record(task: TaskSpec, known: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "model": task.model,
+        "metric": known.get("metric"),
+        "direction": known.get("direction"),
+        "unit": known.get("unit"),
+        "tolerance": task.tolerance,
+        "tolerance_is_default": task.tolerance is None,
+        "steps": task.steps,
+        "facts": known.get("facts", {}),
+    }
+
+
+def _arm_record(arm: ArmSpec) -> dict[str, Any]:
+    policy = get_policy(arm.policy)
+    changes: dict[str, Any] = dict(arm.recipe)
+    changes |= {} if arm.steps is None else {"steps": arm.steps}
+    changes |= {"perturb_ulp": arm.perturb_ulp} if arm.perturb_ulp else {}
+    return {
+        "name": arm.name,
+        "policy": str(policy),
+        "given": arm.policy,
+        "emulated": policy.is_emulated,
+        "recipe": changes,
+        "reason": arm.reason,
+    }
+
+
+def _planned(
+    sweep: Sweep, label: str, task: TaskSpec, *, arm: ArmSpec, seed: int, root: Path
+) -> Planned:
+    where = f"arm {arm.name!r} on task {label!r}"
+    try:
+        policy = get_policy(arm.policy)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"arm {arm.name!r}: {error}") from None
+    if arm.perturb_ulp and not policy.param.is_native:
+        raise ValueError(
+            f"{where}: perturb_ulp counts in a dtype's ulps, and p={policy.param} has no dtype; "
+            "choose p=f32, bf16 or f16"
+        )
+    trial = Trial(
+        task=task.name,
+        model=task.model,
+        options=task.options,
+        policy=str(policy),
+        recipe=merge_recipe(sweep.recipe, task.recipe, arm.recipe, where=where),
+        steps=task.steps if arm.steps is None else arm.steps,
+        seed=seed,
+        perturb_ulp=arm.perturb_ulp,
+        log_every=sweep.log_every,
+        eval_every=sweep.eval_every,
+    )
+    found = digest(trial, task_source(task_path(task.name, root)))
+    folder = folder_name(label, arm.name, seed=seed, digest=found)
+    return Planned(trial=trial, dir=folder, task=label, arm=arm.name, digest=found)
+
+
+def task_path(name: str, root: Path) -> str:
+    """The task's name, or where its Python file lies if it has one: a path counts from `root`."""
+    return str(root / name) if name.endswith(".py") else name
+
+
+def _label(task: TaskSpec) -> str:
+    stem = Path(task.name).stem
+    return task.label or (f"{stem}-{task.model}" if task.model else stem)
+
+
+def _by_name(kind: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if not names:
+        raise ValueError(f"a sweep has at least one {kind}, this one has none")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        hint = "; tell them apart by `label`" if kind == "task" else ""
+        raise ValueError(f"more than one {kind} is called {twice[0]!r}{hint}")
+    return dict(pairs)
+
+
+def _named(what: str, name: str, arms: Mapping[str, ArmSpec], first: Mapping[str, str]) -> str:
+    found = name if name in arms else first.get(name)
+    if found is None:
+        raise ValueError(f"{what} = {name!r}: no arm has that name{did_you_mean(name, arms)}")
+    return found
+
+
+def _noise_floor(
+    sweep: Sweep, arms: Mapping[str, ArmSpec], first: Mapping[str, str], *, baseline: str
+) -> str | None:
+    if sweep.noise_floor:
+        return _named("noise_floor", sweep.noise_floor, arms, first)
+    twin = arms[baseline]
+    for arm in arms.values():
+        same = get_policy(arm.policy) == get_policy(twin.policy) and arm.recipe == twin.recipe
+        if same and arm.perturb_ulp and not twin.perturb_ulp and arm.steps == twin.steps:
+            return arm.name
+    return None
+
+
+def _check_numbers(sweep: Sweep) -> None:
+    if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds) or min(sweep.seeds) < 0:
+        raise ValueError(f"seeds: distinct numbers from 0 up are wanted, got {sweep.seeds}")
+    wanted = {
+        "log_every": (sweep.log_every, 1),
+        "eval_every": (sweep.eval_every, 0),
+        "checkpoint_every": (sweep.checkpoint_every, 0),
+    }
+    wanted |= {f"task {_label(task)!r}: steps": (task.steps, 1) for task in sweep.task}
+    for arm in sweep.arm:
+        wanted[f"arm {arm.name!r}: perturb_ulp"] = (arm.perturb_ulp, 0)
+        wanted[f"arm {arm.name!r}: steps"] = (1 if arm.steps is None else arm.steps, 1)
+    for key, (number, least) in wanted.items():
+        if number < least:
+            raise ValueError(f"{key}: at least {least} is wanted, got {number}")
+    for task in sweep.task:
+        if task.tolerance is not None and not task.tolerance >= 0:
+            raise ValueError(f"task {_label(task)!r}: a tolerance is 0 or more")

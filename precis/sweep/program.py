@@ -1,0 +1,139 @@
+"""What trials share that differ only in seed: one task, one compiled step, one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from precis.policy import cast_to_param, get_policy
+from precis.sweep.plan import task_path
+from precis.sweep.trial import Trial
+from precis.train.evaluate import make_evaluate
+from precis.train.fit import init_key
+from precis.train.optimizer import make_optimizer
+from precis.train.state import TrainState
+from precis.train.step import Step, make_step
+from precis.train.task import Task, load_task
+from precis.types import PyTree
+from precis.walk import Audit, audit
+
+Evaluate = Callable[[PyTree, PyTree], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A task under one policy and recipe, ready to run with any seed.
+
+    Attributes:
+        task: The task.
+        step: Its training step; compiles when it is first called.
+        evaluate: Evaluation under the policy.
+        evaluate_f32: Evaluation in float32.
+        audit: What the walker says of the loss.
+    """
+
+    task: Task
+    step: Step
+    evaluate: Evaluate
+    evaluate_f32: Evaluate
+    audit: Audit
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task, and its evaluation in float32, which is the same for all policies.
+
+    Attributes:
+        task: The task.
+        evaluate_f32: Evaluation in float32.
+    """
+
+    task: Task
+    evaluate_f32: Evaluate
+
+
+def load(trial: Trial, *, root: Path) -> Loaded:
+    """The task of `trial`, its path counted from `root`.
+
+    Raises:
+        ValueError: No such task, model or option.
+    """
+    options = {**trial.options, **({"remat": True} if trial.recipe.remat else {})}
+    task = load_task(task_path(trial.task, root), trial.model, **options)
+    return Loaded(task, make_evaluate(task, "f32"))
+
+
+def make_program(trial: Trial, loaded: Loaded) -> Program:
+    """The program of `trial`, and of every trial that has the same `Trial.program`."""
+    task, policy, recipe = loaded.task, get_policy(trial.policy), trial.recipe
+    is_f32 = policy == get_policy("f32")
+    step = make_step(
+        task.loss,
+        make_optimizer(recipe, policy, trial.steps),
+        policy,
+        has_state=True,
+        loss_scale=recipe.loss_scale,
+        clip=recipe.clip,
+    )
+    evaluate = loaded.evaluate_f32 if is_f32 else make_evaluate(task, policy)
+    return Program(task, step, evaluate, loaded.evaluate_f32, _audit(task, trial))
+
+
+def first_state(program: Program, trial: Trial) -> TrainState:
+    """The state before the first step: the same for all policies of a seed, but for its dtype."""
+    params, state = program.task.init(init_key(trial.seed))
+    params = cast_to_param(program.step.policy, params)
+    if trial.perturb_ulp:
+        params = moved_by_ulps(params, trial.perturb_ulp, seed=trial.seed)
+    return program.step.init(params, state)
+
+
+def moved_by_ulps(params: PyTree, count: int, *, seed: int) -> PyTree:
+    """`params` with each float moved by `count` ulps of its dtype, up or down by a seeded coin.
+
+    The neighbor of the largest float is Inf; zero moves to a subnormal, which backends that
+    flush subnormals still read as zero.
+    """
+    coin = np.random.default_rng([seed, count])
+
+    def move(leaf: Any) -> Any:
+        if not jax.dtypes.issubdtype(leaf.dtype, np.floating):
+            return leaf
+        array = np.asarray(leaf)
+        goal = np.where(coin.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
+        for _ in range(count):
+            array = np.nextafter(array, goal)
+        return jax.numpy.asarray(array)
+
+    return jax.tree.map(move, params)
+
+
+def policy_record(program: Program) -> dict[str, Any]:
+    """`policy.json`: every role with its format and reason, and what of it is in force."""
+    found = program.audit
+    return {
+        "policy": str(found.policy),
+        "roles": [
+            {"key": role.key, "role": role.name, "format": role.format, "reason": role.reason}
+            for role in found.policy.roles()
+        ],
+        "in_force": found.in_force,
+        "pinned": found.pinned,
+        "matrix_flops": found.flops,
+        "emulated": found.emulated,
+        "notes": list(found.notes),
+    }
+
+
+def _audit(task: Task, trial: Trial) -> Audit:
+    key = init_key(trial.seed)
+    params, state = jax.eval_shape(task.init, key)
+    batch = task.batch(trial.seed, 0)
+    return audit(
+        task.loss, params, state, batch, policy=trial.policy, state_argnums=1, key=key, train=True
+    )

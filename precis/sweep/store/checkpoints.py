@@ -1,0 +1,100 @@
+"""A trial's last state on disk, through orbax: what is restored has the bits that were saved.
+
+Orbax casts without a word when target and file disagree, and cannot save every small float. So a
+state is saved as a flat dict of its leaves, floats that NumPy lacks as their bits, and restored
+without a target, then checked against the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from precis.tree import leaves_with_paths
+from precis.types import PyTree
+
+
+class Restored(NamedTuple):
+    """A state and when it was saved.
+
+    Attributes:
+        step: How many steps had been taken.
+        state: As it was saved, leaf by leaf.
+    """
+
+    step: int
+    state: PyTree
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints in `folder`: the newest is kept, older ones go when it is safely there."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        yield manager
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: PyTree) -> None:
+    """Keeps `state` as that of `step`; a step that is already kept is left as it is.
+
+    Returns when the files are complete: a process killed at any moment leaves either the older
+    state or the newer one.
+    """
+    if manager.latest_step() == step:
+        return
+    leaves = {path: _to_disk(leaf) for path, leaf in leaves_with_paths(state)}
+    manager.save(step, args=ocp.args.StandardSave(leaves))
+    manager.wait_until_finished()
+
+
+def restore(manager: ocp.CheckpointManager, template: PyTree) -> Restored | None:
+    """The newest state, in the structure of `template`; None if none was saved.
+
+    Raises:
+        ValueError: What was saved has other leaves, shapes or dtypes than `template`.
+    """
+    step = manager.latest_step()
+    if step is None:
+        return None
+    saved = manager.restore(step, args=ocp.args.StandardRestore())
+    wanted = dict(leaves_with_paths(template))
+    if saved.keys() != wanted.keys():
+        odd = sorted(saved.keys() ^ wanted.keys())[:3]
+        raise ValueError(f"the checkpoint of step {step} has other leaves, such as {odd}")
+    leaves = [_from_disk(path, saved[path], leaf) for path, leaf in wanted.items()]
+    return Restored(step, jax.tree.unflatten(jax.tree.structure(template), leaves))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _bits(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype on disk: itself if NumPy has it, else the unsigned integer of its size."""
+    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
+
+
+def _to_disk(leaf: Any) -> np.ndarray[Any, Any]:
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return array.view(_bits(array.dtype))
+
+
+def _from_disk(path: str, saved: Any, leaf: Any) -> jax.Array:
+    array = np.asarray(saved)
+    wanted = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    dtype = np.dtype(wanted.dtype)
+    if array.dtype != _bits(dtype) or array.shape != wanted.shape:
+        raise ValueError(
+            f"the checkpoint's {path} is {array.dtype}{list(array.shape)}, "
+            f"wanted {dtype}{list(wanted.shape)}"
+        )
+    restored = jax.numpy.asarray(array.view(dtype))
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf))
+    return restored

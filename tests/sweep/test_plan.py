@@ -1,0 +1,90 @@
+from dataclasses import replace
+
+import pytest
+
+from precis.sweep.plan import make_plan, plan_record
+from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
+from precis.train.recipe import Recipe
+
+F32 = ArmSpec(name="f32", policy="f32")
+ULP = ArmSpec(name="f32+ulp", policy="p=f32,c=f32,o=f32", perturb_ulp=1)
+LOW = ArmSpec(name="low", policy="mixed_bf16", recipe={"clip": 1.0})
+SWEEP = Sweep(
+    name="s", task=(TaskSpec(name="digits", model="mlp", steps=5),), arm=(F32, ULP, LOW), seeds=(0, 3)
+)
+
+
+def test_arms_times_tasks_times_seeds(tmp_path):
+    tasks = (*SWEEP.task, TaskSpec(name="text", steps=7, tolerance=0.1, recipe={"b1": 0.8}))
+    plan = make_plan(replace(SWEEP, task=tasks), root=tmp_path)
+    assert len(plan.trials) == 2 * 3 * 2
+    assert len({planned.dir for planned in plan.trials}) == 12
+    last = plan.trials[-1]
+    assert (last.task, last.arm, last.trial.seed, last.trial.steps) == ("text", "low", 3, 7)
+    assert last.trial.recipe == Recipe(clip=1.0, b1=0.8)
+    assert last.trial.policy == "p=f32,c=bf16,o=f32"
+    assert plan.baseline == "f32"
+    assert plan.noise_floor == "f32+ulp"
+
+
+def test_the_order_of_the_file_does_not_move_a_trial(tmp_path):
+    there = {planned.dir for planned in make_plan(SWEEP, root=tmp_path).trials}
+    back = {p.dir for p in make_plan(replace(SWEEP, arm=SWEEP.arm[::-1]), root=tmp_path).trials}
+    assert there == back
+
+
+def test_a_grid_multiplies_arms(tmp_path):
+    grid = {"recipe.learning_rate": (1e-3, 1e-2), "policy.s": ("f32", "bf16"), "steps": (2,)}
+    plan = make_plan(replace(SWEEP, grid=grid, baseline="f32"), root=tmp_path)
+    assert len(plan.arms) == 3 * 4
+    assert plan.baseline == "f32,learning_rate=0.001,s=f32,steps=2"
+    arm = plan.arms["low,learning_rate=0.01,s=bf16,steps=2"]
+    trial = next(p.trial for p in plan.trials if p.arm == arm.name)
+    assert trial.policy == "p=f32,c=bf16,s=bf16,o=f32"
+    assert trial.recipe == Recipe(clip=1.0, learning_rate=1e-2)
+    assert trial.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"baseline": "f23"}, "baseline = 'f23': no arm has that name; did you mean 'f32'"),
+        ({"noise_floor": "ulp"}, "noise_floor"),
+        ({"arm": (F32, F32)}, "more than one arm is called 'f32'"),
+        ({"arm": ()}, "at least one arm"),
+        ({"task": SWEEP.task * 2}, "more than one task is called 'digits-mlp'.*label"),
+        ({"task": (TaskSpec(name="digit", steps=1),)}, "no task 'digit'; did you mean 'digits'"),
+        ({"task": (TaskSpec(name="digits", steps=0),)}, "steps: at least 1 is wanted, got 0"),
+        ({"task": (TaskSpec(name="digits", steps=1, tolerance=-1.0),)}, "tolerance is 0 or more"),
+        ({"seeds": (1, 1)}, "distinct numbers"),
+        ({"log_every": 0}, "log_every"),
+        ({"arm": (ArmSpec(name="a", policy="bf61"),)}, "arm 'a': no policy is called 'bf61'"),
+        ({"arm": (replace(LOW, recipe={"momentum": 0.5}),)}, "arm 'low' on task 'digits-mlp'"),
+        ({"arm": (ArmSpec(name="a", policy="p=e5m3", perturb_ulp=1),)}, "has no dtype"),
+        ({"grid": {"recipe.clap": (1.0,)}}, "unknown key 'clap'; did you mean 'clip'"),
+        ({"grid": {"stebs": (1,)}}, "no arm has a key 'stebs'; did you mean 'steps'"),
+        ({"grid": {"steps": ()}}, "steps has no values"),
+    ],
+)
+def test_a_bad_sweep_is_refused_before_it_runs(tmp_path, change, said):
+    with pytest.raises(ValueError, match=said):
+        make_plan(replace(SWEEP, **change), root=tmp_path)
+
+
+def test_the_record_keeps_what_earlier_runs_found_out(tmp_path):
+    plan = make_plan(SWEEP, root=tmp_path)
+    first = plan_record(plan, root=tmp_path, old={})
+    assert first["tasks"]["digits-mlp"]["metric"] is None
+    assert first["arms"][1]["recipe"] == {"perturb_ulp": 1}
+    known = {"metric": "eval_loss", "direction": "min", "unit": "nats", "facts": {"n": 1}}
+    first["tasks"]["digits-mlp"].update(known)
+    assert plan_record(plan, root=tmp_path, old=first) == first
+
+
+def test_paths_count_from_the_sweep_files_folder(tmp_path):
+    (tmp_path / "mine.py").write_text("def task(): ...")
+    sweep = replace(SWEEP, task=(TaskSpec(name="mine.py", steps=1),))
+    before = make_plan(sweep, root=tmp_path).trials[0]
+    assert before.task == "mine"
+    (tmp_path / "mine.py").write_text("def task(): ...  # changed")
+    assert make_plan(sweep, root=tmp_path).trials[0].digest != before.digest

@@ -1,0 +1,86 @@
+"""Plain functions that the walker's tests carry policies into."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+VOCABULARY, WIDTH, LAYERS, HEADS, TOKENS, BATCH = 64, 32, 2, 2, 16, 4
+
+
+def mlp_init(key):
+    first, second = jax.random.split(key)
+    return {
+        "hidden": {"kernel": jax.random.normal(first, (24, 80)) / 5.0, "bias": jnp.zeros(80)},
+        "out": {"kernel": jax.random.normal(second, (80, 10)) / 9.0, "bias": jnp.zeros(10)},
+    }
+
+
+def mlp(params, x):
+    for name in ("hidden", "out"):
+        x = x @ params[name]["kernel"] + params[name]["bias"]
+        if name == "hidden":
+            x = jax.nn.relu(x)
+    return x
+
+
+def cross_entropy(logits, labels):
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_p, labels[..., None], axis=-1).mean()
+
+
+def decoder_init(key):
+    keys = iter(jax.random.split(key, 6))
+
+    def normal(*shape):
+        return jax.random.normal(next(keys), shape) / np.float32(np.sqrt(shape[-2]))
+
+    layers, width = LAYERS, WIDTH
+    return {
+        "embed": normal(VOCABULARY, width),
+        "head": normal(width, VOCABULARY),
+        "norm": jnp.ones(width),
+        "blocks": {
+            "qkv": normal(layers, width, 3 * width),
+            "out": normal(layers, width, width),
+            "up": normal(layers, width, 4 * width),
+            "down": normal(layers, 4 * width, width),
+            "bias": jnp.zeros((layers, 4 * width)),
+            "norm1": jnp.ones((layers, width)),
+            "norm2": jnp.ones((layers, width)),
+        },
+    }
+
+
+def rms_norm(x, weight):
+    return x * lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * weight
+
+
+def decoder_block(h, p):
+    q, k, v = jnp.split(rms_norm(h, p["norm1"]) @ p["qkv"], 3, axis=-1)
+    heads = (*h.shape[:-1], HEADS, WIDTH // HEADS)
+    q, k, v = (t.reshape(heads) for t in (q, k, v))
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) * np.float32((WIDTH // HEADS) ** -0.5)
+    causal = jnp.tril(jnp.ones((TOKENS, TOKENS), bool))
+    scores = jnp.where(causal, scores, jnp.finfo(scores.dtype).min)
+    mixed = jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), v).reshape(h.shape)
+    h = h + mixed @ p["out"]
+    x = rms_norm(h, p["norm2"])
+    return h + jax.nn.gelu(x @ p["up"] + p["bias"]) @ p["down"]
+
+
+def decoder_loss(params, tokens, *, layers="scan"):
+    h = params["embed"][tokens]
+    step = lambda h, p: (decoder_block(h, p), None)  # noqa: E731
+    if layers == "unrolled":
+        for i in range(LAYERS):
+            h = decoder_block(h, jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"]))
+    else:
+        step = jax.checkpoint(step) if layers == "remat" else step
+        h, _ = lax.scan(step, h, params["blocks"])
+    logits = rms_norm(h, params["norm"]) @ params["head"]
+    return cross_entropy(logits[:, :-1], tokens[:, 1:])
+
+
+def decoder_batch(key):
+    return jax.random.randint(key, (BATCH, TOKENS), 0, VOCABULARY)
