@@ -1,16 +1,24 @@
+from .adapters import Bound, bind, unbind
 from .formats import FloatFormat, IntFormat, round_to
 from .policy import Policy, cast_to_compute, cast_to_output, cast_to_param, get_policy
+from .train import Recipe, make_step, value_and_grad
 from .walk import audit, autocast
 
 __all__ = [
+    "Bound",
     "FloatFormat",
     "IntFormat",
     "Policy",
+    "Recipe",
     "audit",
     "autocast",
+    "bind",
     "cast_to_compute",
     "cast_to_output",
     "cast_to_param",
     "get_policy",
+    "make_step",
     "round_to",
+    "unbind",
+    "value_and_grad",
 ]

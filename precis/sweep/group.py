@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Bench:
         checkpoint_every: Steps between checkpoints.
         fingerprint: Of the code that runs here.
         stop: Says whether a stop was asked for.
+        capture: Where what libraries print goes while a trial runs, given its log.
         loaded: Tasks that were loaded, by what they were loaded from.
     """
 
@@ -33,13 +35,20 @@ class Bench:
     checkpoint_every: int
     fingerprint: str
     stop: Callable[[], bool]
+    capture: Callable[[Path], AbstractContextManager[Any]]
     loaded: MutableMapping[str, Loaded] = field(default_factory=dict)
 
 
-def make_bench(folder: Path, *, fingerprint: str, stop: Callable[[], bool]) -> Bench:
+def make_bench(
+    folder: Path,
+    *,
+    fingerprint: str,
+    stop: Callable[[], bool],
+    capture: Callable[[Path], AbstractContextManager[Any]] = nullcontext,
+) -> Bench:
     """A bench for the sweep in `folder`, from its `plan.json`."""
     plan = read_plan(folder)
-    return Bench(folder, Path(plan["root"]), plan["checkpoint_every"], fingerprint, stop)
+    return Bench(folder, Path(plan["root"]), plan["checkpoint_every"], fingerprint, stop, capture)
 
 
 def run_group(bench: Bench, dirs: Iterable[str]) -> None:
@@ -54,24 +63,25 @@ def run_group(bench: Bench, dirs: Iterable[str]) -> None:
             return
         if is_done(folder):
             continue
+        _drop_if_stale(folder, bench.fingerprint)
         trial = from_json(read_json(folder / "config.json"))
         journal = Journal(folder, trial.steps, bench.fingerprint)
-        try:
-            _drop_if_stale(folder, bench.fingerprint)
-            journal.status("running", 0)
-            program = program or make_program(trial, _loaded(bench, trial))
-            _describe(folder, program, journal)
-            run_trial(
-                folder,
-                trial,
-                program,
-                checkpoint_every=bench.checkpoint_every,
-                journal=journal,
-                stop=bench.stop,
-            )
-        # Whatever a task or a policy raises is this trial's result, and must not end the others.
-        except Exception as error:
-            journal.failed(read_status(folder).step, error)
+        journal.status("running", 0)
+        with bench.capture(folder / "log.txt"):
+            try:
+                program = program or make_program(trial, _loaded(bench, trial))
+                _describe(folder, program, journal)
+                run_trial(
+                    folder,
+                    trial,
+                    program,
+                    checkpoint_every=bench.checkpoint_every,
+                    journal=journal,
+                    stop=bench.stop,
+                )
+            # Whatever a task or a policy raises is this trial's result, and must not end others'.
+            except Exception as error:
+                journal.failed(read_status(folder).step, error)
 
 
 def _drop_if_stale(folder: Path, fingerprint: str) -> None:

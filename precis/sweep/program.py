@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from precis.policy import cast_to_param, get_policy
 from precis.sweep.plan import task_path
@@ -31,6 +32,8 @@ class Program:
 
     Attributes:
         task: The task.
+        init: Draws its initial parameters and state.
+        start: From those to the state before the first step.
         step: Its training step; compiles when it is first called.
         evaluate: Evaluation under the policy.
         evaluate_f32: Evaluation in float32.
@@ -38,6 +41,8 @@ class Program:
     """
 
     task: Task
+    init: Callable[[Array], tuple[PyTree, PyTree]]
+    start: Callable[[PyTree, PyTree], TrainState]
     step: Step
     evaluate: Evaluate
     evaluate_f32: Evaluate
@@ -46,14 +51,16 @@ class Program:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A task, and its evaluation in float32, which is the same for all policies.
+    """A task, with what is the same for all policies.
 
     Attributes:
         task: The task.
+        init: The task's `init`, compiled: one program, so that all policies get the same bits.
         evaluate_f32: Evaluation in float32.
     """
 
     task: Task
+    init: Callable[[Array], tuple[PyTree, PyTree]]
     evaluate_f32: Evaluate
 
 
@@ -65,7 +72,7 @@ def load(trial: Trial, *, root: Path) -> Loaded:
     """
     options = {**trial.options, **({"remat": True} if trial.recipe.remat else {})}
     task = load_task(task_path(trial.task, root), trial.model, **options)
-    return Loaded(task, make_evaluate(task, "f32"))
+    return Loaded(task, jax.jit(task.init), make_evaluate(task, "f32"))
 
 
 def make_program(trial: Trial, loaded: Loaded) -> Program:
@@ -81,16 +88,24 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
         clip=recipe.clip,
     )
     evaluate = loaded.evaluate_f32 if is_f32 else make_evaluate(task, policy)
-    return Program(task, step, evaluate, loaded.evaluate_f32, _audit(task, trial))
+    return Program(
+        task=task,
+        init=loaded.init,
+        start=jax.jit(step.init),
+        step=step,
+        evaluate=evaluate,
+        evaluate_f32=loaded.evaluate_f32,
+        audit=_audit(task, trial),
+    )
 
 
 def first_state(program: Program, trial: Trial) -> TrainState:
     """The state before the first step: the same for all policies of a seed, but for its dtype."""
-    params, state = program.task.init(init_key(trial.seed))
+    params, state = program.init(init_key(trial.seed))
     params = cast_to_param(program.step.policy, params)
     if trial.perturb_ulp:
         params = moved_by_ulps(params, trial.perturb_ulp, seed=trial.seed)
-    return program.step.init(params, state)
+    return program.start(params, state)
 
 
 def moved_by_ulps(params: PyTree, count: int, *, seed: int) -> PyTree:

@@ -31,11 +31,9 @@ def main(arguments: list[str]) -> int:
     faulthandler.enable()
     with stop_requests(insist=False) as asked:
         write_json(folder / "env.json", environment(workers=workers))
-        bench = make_bench(folder, fingerprint=fingerprint, stop=asked.is_set)
+        bench = make_bench(folder, fingerprint=fingerprint, stop=asked.is_set, capture=_printing_to)
         for dirs in _orders(asked.is_set):
-            # What libraries print, and a crash's last words, belong to the group's first trial.
-            with _printing_to(folder / dirs[0] / "log.txt"):
-                run_group(bench, dirs)
+            run_group(bench, dirs)
             if asked.is_set():
                 break
             answers.write("done\n")

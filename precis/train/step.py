@@ -113,14 +113,14 @@ def make_step(
     def update(
         before: TrainState, batch: PyTree, key: Array | None
     ) -> tuple[TrainState, dict[str, Array]]:
-        factor = scale_of(before.opt_state) if scale is not None else None
+        factor = None if scale is None else scale_of(before.opt_state)
         (value, (state, metrics)), grads = gradient(
             before.params, before.state, batch, key=key, train=True, scale=factor
         )
         updates, opt_state = optimizer.update(grads, before.opt_state, before.params)
         params = cast_to_param(resolved, optax.apply_updates(before.params, updates))
         measured: dict[str, Array] = {}
-        if scale is None:
+        if factor is None:
             norm = gradient_norm(grads)
         else:
             scaled = state_of(opt_state)

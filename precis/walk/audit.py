@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from precis.policy import Policy, get_policy
 from precis.walk import equations
 from precis.walk.autocast import Argnums, trace
-from precis.walk.program import Multiply, Opaque, Program, Remat, Run, Scan, Site
+from precis.walk.program import Multiply, Opaque, Program, Remat, Run, Scan, Site, Step
 from precis.walk.rules import Pins
 
 
@@ -101,35 +102,42 @@ def audit(
     )
     sites: list[AuditedSite] = []
     notes: dict[str, None] = {}
+    unnamed: Counter[str] = Counter()
     opaque = 0
-    for step, trips in _steps(traced.program, 1):
+    for program, step, trips in _steps(traced.program, 1):
         name = step.eqn.primitive.name
         match step.action:
             case Multiply(_, site):
-                sites.append(AuditedSite(site, trips))
+                sites.append(AuditedSite(_numbered(site, unnamed), trips))
                 if site.pinned:
                     notes[f"{site.path}: the model itself computes in {site.pinned}"] = None
             case Opaque(_, _, flops):
                 opaque += flops * trips
                 if flops:
                     notes[f"{name}: runs as written, with a derivative rule of its own"] = None
-            case Run() if name not in equations.KNOWN and _is_governed(traced.program, step):
+            case Run() if name not in equations.KNOWN and _is_governed(program, step):
                 notes[f"{name}: unknown to the walker, runs in float32"] = None
             case _:
                 pass
     return Audit(resolved, tuple(sites), opaque, tuple(notes))
 
 
-def _steps(program: Program, trips: int) -> Iterator[tuple[Any, int]]:
+def _numbered(site: Site, seen: Counter[str]) -> Site:
+    """`site`, with its place in program order if no parameter gives it a path."""
+    if not site.path.endswith("@dot"):
+        return site
+    seen[site.path] += 1
+    return site._replace(path=f"{site.path}{seen[site.path] - 1}")
+
+
+def _steps(program: Program, trips: int) -> Iterator[tuple[Program, Step, int]]:
     for step in program.steps:
-        yield step, trips
+        yield program, step, trips
         if isinstance(step.action, Remat):
             yield from _steps(step.action.body, trips)
         elif isinstance(step.action, Scan):
             yield from _steps(step.action.body, trips * step.eqn.params["length"])
 
 
-def _is_governed(program: Program, step: Any) -> bool:
-    # Slots of an inner program are numbered on from the outer one and are not in its table.
-    values = (program.values.get(slot) for slot in step.inputs)
-    return any(value is not None and not value.is_neutral for value in values)
+def _is_governed(program: Program, step: Step) -> bool:
+    return any(not program.values[slot].is_neutral for slot in step.outputs)

@@ -63,7 +63,7 @@ def test_a_file_becomes_a_sweep(tmp_path):
 def test_what_is_wrong_is_named(tmp_path, old, new, said):
     assert old in GOOD
     path = write(tmp_path, GOOD.replace(old, new, 1))
-    with pytest.raises(ValueError, match="sweep.toml") as raised:
+    with pytest.raises(ValueError, match=r"sweep\.toml") as raised:
         load_sweep(path)
     assert said in str(raised.value)
 
@@ -75,11 +75,16 @@ def test_a_missing_file_names_a_near_one(tmp_path):
 
 
 def test_settings_change_keys(tmp_path):
-    settings = ["seeds=[7]", "recipe.learning_rate=1", "arm.low.policy=mixed_bf16", "task.*.steps=9"]
+    settings = [
+        "seeds=[7]",
+        "recipe.learning_rate=1",
+        "arm.low.policy=mixed_bf16",
+        "task.*.steps=9",
+    ]
     sweep = load_sweep(write(tmp_path, GOOD), settings)
     assert sweep.seeds == (7,)
     assert sweep.recipe.learning_rate == 1.0
-    assert [arm.policy for arm in sweep.arm] == ["f32", "mixed_bf16"]
+    assert [arm.policy for arm in sweep.arm] == ["f32", "tf32"]
     assert sweep.task[0].steps == 9
 
 

@@ -10,7 +10,10 @@ F32 = ArmSpec(name="f32", policy="f32")
 ULP = ArmSpec(name="f32+ulp", policy="p=f32,c=f32,o=f32", perturb_ulp=1)
 LOW = ArmSpec(name="low", policy="mixed_bf16", recipe={"clip": 1.0})
 SWEEP = Sweep(
-    name="s", task=(TaskSpec(name="digits", model="mlp", steps=5),), arm=(F32, ULP, LOW), seeds=(0, 3)
+    name="s",
+    task=(TaskSpec(name="digits", model="mlp", steps=5),),
+    arm=(F32, ULP, LOW),
+    seeds=(0, 3),
 )
 
 

@@ -72,9 +72,9 @@ def test_all_arms_of_a_seed_start_alike(tmp_path, line):
 
 
 def test_the_same_sweep_twice_writes_the_same_bytes(tmp_path, line):
-    arms = ("f32", "mixed_f16", "bf16")
-    _, one, _ = run(tmp_path / "a", line.parent, arms=arms, seeds=(0, 1))
-    _, two, _ = run(tmp_path / "b", line.parent, arms=arms, seeds=(0, 1))
+    arms = ("bf16", "mixed_f16")
+    _, one, _ = run(tmp_path / "a", line.parent, arms=arms, seeds=(0,))
+    _, two, _ = run(tmp_path / "b", line.parent, arms=arms, seeds=(0,))
     for key, folder in one.items():
         assert (folder / "metrics.jsonl").read_bytes() == (two[key] / "metrics.jsonl").read_bytes()
 

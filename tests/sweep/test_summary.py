@@ -16,7 +16,11 @@ def summary(rows, **changes):
 
 def test_final_figures():
     found = summary([*ROWS, EVAL])
-    assert (found["metric"], found["metric_f32"], found["metrics"]) == (0.5, 0.4, {"eval_loss": 0.5})
+    assert (found["metric"], found["metric_f32"], found["metrics"]) == (
+        0.5,
+        0.4,
+        {"eval_loss": 0.5},
+    )
     assert (found["skipped"], found["applied"], found["diverged_at"]) == (2, 1, None)
     assert found["train_loss"] == 1.0 / 3
     assert found["grad_zero_median"] == 0.2

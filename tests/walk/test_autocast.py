@@ -201,6 +201,7 @@ def test_grad_of_grad(rows):
 
 def test_forward_mode(rows):
     params, (x, _) = mlp_init(jax.random.key(0)), rows
+
     def smooth(params, x):
         return jnp.tanh(jnp.tanh(x @ params["hidden"]["kernel"]) @ params["out"]["kernel"])
 

@@ -68,7 +68,8 @@ def _library(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(set(folders) - NOT_LIBRARY)
         for file in sorted(files):
-            if file.endswith(".py"):
+            # What the build writes down of its machine is no source.
+            if file.endswith(".py") and not file.startswith("_sysconfigdata"):
                 yield (Path(folder) / file).relative_to(root).as_posix()
 
 

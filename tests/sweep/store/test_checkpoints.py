@@ -13,7 +13,7 @@ SMALL = ["float8_e4m3fn", "float8_e5m2", "float8_e4m3", "float8_e8m0fnu"]
 def all_codes(name):
     dtype = np.dtype(getattr(ml_dtypes, name, name))
     codes = np.arange(2 ** min(8 * dtype.itemsize, 16), dtype=np.uint32)
-    if dtype == bool:
+    if name == "bool":
         return codes[:2].astype(bool)
     return codes.astype(f"u{dtype.itemsize}").view(dtype)
 

@@ -1,0 +1,175 @@
+"""The training step: the whole dance against optax by hand, skips, and what it measures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from precis.optim import dynamic_loss_scale
+from precis.train import make_step
+
+
+def problem():
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {"w": jax.random.normal(keys[0], (6, 3)), "b": jnp.zeros(3)}
+    x = jax.random.normal(keys[1], (32, 6))
+    return params, {"x": x, "y": x @ jax.random.normal(keys[2], (6, 3))}
+
+
+def loss(params, batch):
+    return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
+
+
+def same(a, b):
+    return jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), a, b))
+
+
+def test_under_f32_it_is_optax_by_hand():
+    params, batch = problem()
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def by_hand(params, state):
+        grads = jax.grad(loss)(params, batch)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = make_step(loss, optimizer, "f32")
+    ours, (theirs, state) = step.init(params), (params, optimizer.init(params))
+    for _ in range(5):
+        ours, metrics = step(ours, batch)
+        theirs, state = by_hand(theirs, state)
+    # Adam turns gradients that differ in the last bit into equal steps, to a few ulps.
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-6, atol=1e-7), ours.params, theirs)
+    )
+    assert int(ours.step) == 5
+    assert set(metrics) == {"loss", "grad_norm", "finite", "grad_zero", "update_lost"}
+
+
+@pytest.mark.world
+@pytest.mark.parametrize(
+    "policy", ["f32", "mixed_bf16", "bf16", "mixed_f16", "f16", "c=e5m3,o=f32", "e5m7"]
+)
+def test_every_policy_learns(policy):
+    params, batch = problem()
+    step = make_step(loss, optax.adam(3e-2), policy, clip=10.0)
+    state = step.init(params)
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_params_stay_in_their_format():
+    params, batch = problem()
+    step = make_step(loss, optax.sgd(0.1), "bf16")
+    state, _ = step(step.init(params), batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize(
+    ("policy", "choice", "scaled"),
+    [
+        ("mixed_f16", "auto", True),
+        ("c=bf16,g=e5m2", "auto", True),
+        ("mixed_bf16", "auto", False),
+        ("mixed_f16", "none", False),
+        ("mixed_bf16", "dynamic", True),
+        ("f32", "static:128", True),
+    ],
+)
+def test_who_is_scaled(policy, choice, scaled):
+    step = make_step(loss, optax.sgd(0.1), policy, loss_scale=choice)
+    assert step.is_scaled is scaled
+    _, metrics = step(step.init(problem()[0]), problem()[1])
+    assert ("loss_scale" in metrics) is scaled
+
+
+def test_the_loss_is_reported_unscaled():
+    params, batch = problem()
+    plain, scaled = (
+        make_step(loss, optax.sgd(0.1), "f32", loss_scale=s) for s in ("none", "dynamic")
+    )
+    value = plain(plain.init(params), batch)[1]["loss"]
+    assert scaled(scaled.init(params), batch)[1]["loss"] == value
+
+
+def test_a_power_of_two_scale_changes_nothing_in_f32():
+    params, batch = problem()
+    after = []
+    for scale in ("static:1", "static:1024"):
+        step = make_step(loss, optax.sgd(0.1), "f32", loss_scale=scale)
+        after.append(step(step.init(params), batch)[0].params)
+    assert same(*after)
+
+
+def task_loss(params, state, batch, *, key, train):
+    del key
+    assert train is True
+    mean = batch["x"].mean(0)
+    value = loss(params, batch)
+    return value, ({"mean": 0.5 * state["mean"] + 0.5 * mean}, {"twice": 2 * value})
+
+
+def test_a_skipped_step_leaves_every_bit_and_is_counted():
+    params, batch = problem()
+    params["b"] = params["b"].at[0].set(-0.0)
+    step = make_step(
+        task_loss, optax.adam(0.1), "mixed_f16", has_state=True, loss_scale=dynamic_loss_scale()
+    )
+    before = step.init(params, {"mean": jnp.ones(6)})
+    before, _ = step(before, batch)
+    bad = {**batch, "x": batch["x"].at[3, 2].set(jnp.nan)}
+    after, metrics = step(before, bad)
+    bits = lambda tree: jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)  # noqa: E731
+    assert bits(after.params) == bits(before.params)
+    assert bits(after.state) == bits(before.state)
+    assert bits(after.opt_state.inner) == bits(before.opt_state.inner)
+    assert int(metrics["skipped"]) == 1
+    assert not metrics["finite"]
+    assert float(after.opt_state.scale.value) == float(before.opt_state.scale.value) / 2
+    recovered, metrics = step(after, batch)
+    assert metrics["finite"]
+    assert not same(recovered.params, after.params)
+
+
+def test_it_says_what_rounding_lost():
+    params = {"w": jnp.full((4, 1), 256.0)}
+    batch = {"x": jnp.eye(4), "y": jnp.full((4, 1), 255.0)}
+
+    def linear(params, batch):
+        return jnp.sum(batch["x"] @ params["w"] - batch["y"])
+
+    step = make_step(linear, optax.sgd(0.25), "bf16")
+    _, metrics = step(step.init(params), batch)
+    assert metrics["update_lost"] == 1.0  # 256 - 1/4 rounds back to 256 in bfloat16
+    _, metrics = make_step(linear, optax.sgd(0.25), "f32")(step.init(params), batch)
+    assert metrics["grad_zero"] == 0.0
+
+
+def test_one_compilation_for_all_steps():
+    params, batch = problem()
+    traces = []
+
+    def counted(params, batch):
+        traces.append(1)
+        return loss(params, batch)
+
+    step = make_step(counted, optax.adam(0.1), "mixed_f16")
+    state, _ = step(step.init(params), batch)
+    seen = len(traces)
+    for _ in range(3):
+        state, _ = step(state, batch)
+    assert len(traces) == seen
+
+
+def test_bad_words_are_refused():
+    with pytest.raises(
+        ValueError, match="no loss scale is called 'dynamc'; did you mean 'dynamic'"
+    ):
+        make_step(loss, optax.sgd(0.1), "f32", loss_scale="dynamc")
+    with pytest.raises(ValueError, match="did you mean 'mixed_bf16'"):
+        make_step(loss, optax.sgd(0.1), "mixed_bf6")
