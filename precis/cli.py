@@ -47,7 +47,8 @@ def run_command(arguments: Sequence[str]) -> int:
         return tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="precis",
-            description="A laboratory for numerical precision in JAX.",
+            description="A laboratory for numerical precision in JAX.\n\nExit codes: 0 ok, "
+            "1 a trial failed, 2 bad configuration,\n75 interrupted: the same command resumes.",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )

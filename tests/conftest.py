@@ -20,6 +20,10 @@ hypothesis.settings.load_profile("precis")
 STRICT_ROOMS = frozenset({"formats", "policy", "quant", "ops", "walk"})
 
 
+def pytest_addoption(parser):
+    parser.addoption("--golden", action="store_true", help="write the committed plans anew")
+
+
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
     """In the strict rooms, makes jax raise where two dtypes meet without a cast."""

@@ -123,8 +123,8 @@ def _lead(table: TaskTable) -> str:
     if any(row.verdict and row.verdict.kind == "better" for row in holding):
         aim += ", or better"
     who = names([row.arm.name for row in holding])
-    best = min(holding, key=_price)
-    bill = _bill(best, table.baseline)
+    best = min(holding, key=lambda row: _price(row, table))
+    bill = _bill(best, table)
     if len(holding) == 1:
         return f"{who} keeps {aim}{f', at {bill}' if bill else ''}."
     return f"{who} keep {aim}{f'; cheapest is `{best.arm.name}`, at {bill}' if bill else ''}."
@@ -141,20 +141,33 @@ def _alone(table: TaskTable) -> str:
     return f"`{row.arm.name}` ends at {figure} over {seeds}; no arm is compared with it."
 
 
-def _price(row: Row) -> tuple[float, float]:
-    """By step time, then by bytes; arms that are not timed (emulated ones) come last."""
-    return (
-        row.step_ms.median if row.step_ms else math.inf,
-        math.inf if row.bytes is None else row.bytes,
-    )
+def _price(row: Row, table: TaskTable) -> tuple[float, float]:
+    """By bytes, which are exact; then by step time, where a difference shows."""
+    ratio = _step_ratio(row, table)
+    return (math.inf if row.bytes is None else row.bytes, 1.0 if ratio is None else ratio)
 
 
-def _bill(row: Row, base: Row | None) -> str:
-    parts = []
-    if base and row.step_ms and base.step_ms:
-        parts.append(f"{times(row.step_ms.median / base.step_ms.median)} the step time")
+def _step_ratio(row: Row, table: TaskTable) -> float | None:
+    """Step time relative to the baseline's; None unless the two clearly differ.
+
+    The noise floor runs the baseline's program, so what lies between those two is the timing's
+    own noise. A difference shows if the middle 80% of steps lie beyond both of theirs.
+    """
+    same = [r.step_ms for r in table.rows if r.part != "arm" and r.step_ms]
+    if row.step_ms is None or not same or table.baseline is None or not table.baseline.step_ms:
+        return None
+    slowest, fastest = max(s.p90 for s in same), min(s.p10 for s in same)
+    if row.step_ms.p10 > slowest or row.step_ms.p90 < fastest:
+        return row.step_ms.median / table.baseline.step_ms.median
+    return None
+
+
+def _bill(row: Row, table: TaskTable) -> str:
+    base, parts = table.baseline, []
+    if (ratio := _step_ratio(row, table)) is not None:
+        parts.append(f"{times(ratio)} the step time")
     if base and row.bytes is not None and base.bytes:
         ratio = times(row.bytes / base.bytes)
-        how = "as many" if ratio == times(1.0) else f"{ratio} the"
-        parts.append(f"{how} bytes of parameters and optimizer state")
+        if ratio != times(1.0):
+            parts.append(f"{ratio} the bytes of parameters and optimizer state")
     return " and ".join(parts)

@@ -48,9 +48,11 @@ def columns(table: TaskTable) -> dict[str, Column]:
     """The columns by key: own, f32, gap, floor, in_force, bytes, step, skipped, seeds."""
     rows, task = table.rows, table.task
     aim = "lower is better" if task.direction == "min" else "higher is better"
-    gap_places = _places([row.gap for row in rows])
+    # The noise floor is far smaller than what it measures; its digits would crowd the others'.
+    gap_places = _places([row.gap for row in rows if row.part == "arm"] or [None])
     # Seeds differ more than arms do, so it is the gaps that say how many decimals matter.
-    places = max(gap_places, _places([e for row in rows for e in (row.own, row.f32)]))
+    arms = [row for row in rows if row.part != "noise floor"]
+    places = max(gap_places, _places([e for row in arms for e in (row.own, row.f32)]))
     return {
         "own": Column(task.metric, aim, tuple(_estimate(row.own, places) for row in rows)),
         "f32": Column("in f32", "same weights", tuple(_estimate(row.f32, places) for row in rows)),
@@ -62,7 +64,7 @@ def columns(table: TaskTable) -> dict[str, Column]:
         "floor": Column(
             "vs noise",
             "floor = 1×",
-            tuple(Cell(times(row.floor_multiple) if row.gap else NOTHING) for row in rows),
+            tuple(Cell(_multiple(row)) for row in rows),
         ),
         "in_force": Column("in force", "of FLOPs", tuple(Cell(percent(r.in_force)) for r in rows)),
         "bytes": _bytes(table),
@@ -77,6 +79,13 @@ def _estimate(estimate: Estimate | None, places: int, *, signed: bool = False) -
         return Cell(NOTHING)
     spread = f"±{number(estimate.interval().half_width, places)}" if estimate.n > 1 else "one seed"
     return Cell(number(estimate.mean, places, signed=signed), spread)
+
+
+def _multiple(row: Row) -> str:
+    """Beyond a thousand, how many times the noise no longer matters."""
+    if row.gap is None or row.floor_multiple is None:
+        return NOTHING
+    return times(row.floor_multiple) if row.floor_multiple < 1000 else ">999×"
 
 
 def _places(estimates: Sequence[Estimate | None]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def environment(*, workers: int) -> dict[str, Any]:
     from precis.train.step import COMPILER_OPTIONS
 
     device = jax.devices()[0]
-    versions = {name: version(name) for name in _PACKAGES}
+    versions = {name: _version(name) for name in _PACKAGES}
     return {
         "python": platform.python_version(),
         **versions,
@@ -51,6 +51,14 @@ def environment(*, workers: int) -> dict[str, Any]:
         "compiler_options": COMPILER_OPTIONS,
         "workers": workers,
     }
+
+
+def _version(name: str) -> str | None:
+    """None for a package that is on the path without being installed, as precis may be."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

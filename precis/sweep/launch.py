@@ -14,8 +14,9 @@ from precis.policy import get_policy
 from precis.sweep.engine import Order, run_here, run_in_workers
 from precis.sweep.environment import fingerprint
 from precis.sweep.journal import drop_results
-from precis.sweep.plan import Plan, Planned, plan_record
+from precis.sweep.plan import Plan, Planned
 from precis.sweep.progress import watching
+from precis.sweep.record import plan_record
 from precis.sweep.signals import stop_requests
 from precis.sweep.status import is_done, read_status, write_status
 from precis.sweep.store.lock import one_writer

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from precis.policy import Policy, get_policy
 from precis.walk import equations
 from precis.walk.autocast import Argnums, trace
+from precis.walk.islands import Pins
 from precis.walk.program import Multiply, Opaque, Program, Remat, Run, Scan, Site, Step
-from precis.walk.rules import Pins
 
 
 class AuditedSite(NamedTuple):

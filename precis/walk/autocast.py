@@ -15,10 +15,10 @@ from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
 from precis.policy import Policy, get_policy
 from precis.tree import path_str
 from precis.walk.emit import emit
+from precis.walk.islands import Pins
 from precis.walk.kinds import Kind, Value, format_of
 from precis.walk.plan import plan
 from precis.walk.program import Program
-from precis.walk.rules import Pins
 
 Argnums = int | Sequence[int]
 

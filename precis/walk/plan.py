@@ -19,9 +19,10 @@ from precis.policy import Policy
 from precis.walk import equations
 from precis.walk.carries import linear_carries
 from precis.walk.handover import hand_over
+from precis.walk.islands import Pins, Rules
 from precis.walk.kinds import Kind, Value, carried, format_of
 from precis.walk.program import Program, Remat, Scan, Step
-from precis.walk.rules import Pins, Rules, decide
+from precis.walk.rules import decide
 
 
 @dataclass(slots=True)

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from precis.formats import FLOAT32, FloatFormat
 from precis.ops import MATRIX_OPS
-from precis.policy import Policy
 from precis.walk import equations
 from precis.walk.flops import matrix_flops
+from precis.walk.islands import Rules, pin_of, place
 from precis.walk.kinds import Kind, Value, format_of, join
 from precis.walk.matrix import plan_matrix
 from precis.walk.program import Action, Cast, Opaque, Rearrange, Run
-
-Pins: TypeAlias = Literal["respect", "override"]
-
-# What keeps an island going; anything else ends it.
-_CONTINUE = equations.ELEMENTWISE | equations.REDUCTIONS | equations.LAYOUT
-
-
-class Rules(NamedTuple):
-    """What every decision depends on beside the equation."""
-
-    policy: Policy
-    pins: Pins
 
 
 def decide(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Value]]:
@@ -43,23 +31,12 @@ def decide(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Va
     if equations.is_opaque_call(eqn) or (equations.bodies_of(eqn) and name not in equations.KNOWN):
         return _opaque(rules, eqn, values, declared)
     if name in MATRIX_OPS and floats:
-        return plan_matrix(eqn, values, rules.policy, pin=_pin(rules, eqn))
+        return plan_matrix(eqn, values, rules.policy, pin=pin_of(rules, eqn))
     if name == "convert_element_type" and floats and declared[0]:
         return _cast(rules, eqn, values[0], declared[0])
     if name in equations.LAYOUT:
         return _layout(rules, eqn, values)
     return _compute(rules, eqn, values, declared)
-
-
-def _pin(rules: Rules, eqn: Any) -> FloatFormat | None:
-    """The low precision that the program itself asks for here, if it does."""
-    if rules.pins == "override":
-        return None
-    for atom in (*eqn.outvars, *eqn.invars):
-        fmt = format_of(atom.aval.dtype)
-        if fmt and fmt.bits < FLOAT32.bits:
-            return fmt
-    return None
 
 
 def _cast(
@@ -74,7 +51,7 @@ def _cast(
         )
     if value.is_neutral:
         out = value.format if rules.pins == "override" else declared
-    elif _pin(rules, eqn) == declared:
+    elif pin_of(rules, eqn) == declared:
         out, value = declared, replace(value, kind=Kind.POLICY, root=0, fresh=False)
     elif value.kind is Kind.POLICY:
         out = rules.policy.activation
@@ -93,7 +70,7 @@ def _layout(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[V
     if len(floats) == 1 or all(value == floats[0] for value in floats):
         value = replace(floats[0], data=any(v.data for v in values))
         return Rearrange(value.format), [value] * len(eqn.outvars)
-    work, value = _place(rules, eqn, floats)
+    work, value = place(rules, eqn, floats)
     return Rearrange(work), [replace(value, data=any(v.data for v in values))]
 
 
@@ -110,64 +87,11 @@ def _compute(
         kind = [Kind.FREE if fmt else Kind.DISCRETE for fmt in declared]
         out = [Value(k, fmt, data=data) for k, fmt in zip(kind, declared, strict=True)]
         return Run(FLOAT32), out
-    work, value = _place(rules, eqn, floats)
+    work, value = place(rules, eqn, floats)
     outs = [
         replace(value, data=data) if fmt else Value(Kind.DISCRETE, data=data) for fmt in declared
     ]
     return Run(work), outs
-
-
-def _place(rules: Rules, eqn: Any, floats: list[Value]) -> tuple[FloatFormat, Value]:
-    """Rules 3 to 5: the format that an op computes in, and the value that comes out."""
-    policy, joined = rules.policy, join(floats)
-    if joined.is_neutral:
-        work = _declared(eqn)
-        return work, replace(joined, format=work)
-    governed = [value for value in floats if value.kind is Kind.POLICY]
-    roots = frozenset(value.root for value in governed)
-    opens = equations.opens_island(eqn) or _meets_statistics(eqn, floats)
-    continues = (
-        joined.sources or not governed or joined.absorbs
-    ) and eqn.primitive.name in _CONTINUE
-    if opens or (continues and (joined.absorbs or roots <= joined.sources)):
-        kind, work, sources = Kind.ISLAND, policy.sensitive, joined.sources | roots
-    else:
-        kind, work, sources = Kind.POLICY, policy.activation, frozenset()
-    fresh = sum(value.fresh for value in floats) == 1 == sum(not v.is_neutral for v in floats)
-    value = replace(
-        joined,
-        kind=kind,
-        sources=sources,
-        paths=joined.paths[:1],
-        absorbs=joined.absorbs and kind is Kind.ISLAND,
-        stored=joined.stored if kind is Kind.ISLAND and _averages(eqn, floats) else None,
-        fresh=fresh and kind is Kind.POLICY and eqn.primitive.name in equations.ELEMENTWISE,
-    )
-    work = _pin(rules, eqn) or work
-    return work, replace(value, format=work)
-
-
-def _meets_statistics(eqn: Any, floats: list[Value]) -> bool:
-    """Whether the op adds to, or subtracts, a running statistic.
-
-    Such a sum runs in the sensitive format, in evaluation as in training: in the activation
-    format, a small update would vanish, and a mean of large values cancel.
-    """
-    return eqn.primitive.name in ("add", "sub") and any(v.kind is Kind.STATE for v in floats)
-
-
-def _averages(eqn: Any, floats: list[Value]) -> bool:
-    """Whether a result that derives from state is a statistic still: a sum, or a multiple."""
-    match eqn.primitive.name:
-        case "mul" | "div":
-            return all(value.kind is Kind.FREE or value.stored for value in floats)
-        case name:
-            return name in ("add", "sub") or name in equations.LAYOUT
-
-
-def _declared(eqn: Any) -> FloatFormat:
-    """The format of the equation's first float result, as traced."""
-    return next(fmt for var in eqn.outvars if (fmt := format_of(var.aval.dtype)))
 
 
 def _discrete(values: list[Value]) -> Value:
@@ -193,7 +117,7 @@ def _opaque(
     if joined.is_neutral:
         outs, kind = declared, joined.kind
     else:
-        narrow = _pin(rules, eqn) or rules.policy.activation
+        narrow = pin_of(rules, eqn) or rules.policy.activation
         outs, kind = [narrow if fmt else None for fmt in declared], Kind.POLICY
     data = any(value.data for value in values)
     results = [

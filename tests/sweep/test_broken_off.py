@@ -84,6 +84,9 @@ def test_killed_or_stopped_anywhere_it_ends_the_same(precis, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
         assert finished(process)[0] == -signal.SIGKILL
         assert not (the_trial(broken) / "summary.json").exists()
+    code, output = finished(precis("status", broken))
+    assert "broken off" in output
+    assert "nobody is at work here" in output
 
     # Ctrl-C reaches the whole group, SIGTERM the parent alone; both save at the very step.
     for number, tell in ((signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)):

@@ -78,7 +78,7 @@ def test_settings_change_keys(tmp_path):
     settings = [
         "seeds=[7]",
         "recipe.learning_rate=1",
-        "arm.low.policy=mixed_bf16",
+        "arm.low.policy=tf32",
         "task.*.steps=9",
     ]
     sweep = load_sweep(write(tmp_path, GOOD), settings)

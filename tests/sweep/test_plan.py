@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from precis.sweep.plan import make_plan, plan_record
+from precis.sweep.plan import make_plan
+from precis.sweep.record import plan_record
 from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
 from precis.train.recipe import Recipe
 

@@ -35,6 +35,7 @@ def rows(folder: Path):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.world
 def test_a_trial_leaves_its_record(tmp_path, line):
     outcome, trials, said = run(tmp_path / "s", line.parent, seeds=(4,), steps=12)
     assert outcome == (1, (), False)
@@ -71,6 +72,7 @@ def test_all_arms_of_a_seed_start_alike(tmp_path, line):
     assert losses["f32", 0] != pytest.approx(losses["f32", 1], rel=0.02)
 
 
+@pytest.mark.world
 def test_the_same_sweep_twice_writes_the_same_bytes(tmp_path, line):
     arms = ("bf16", "mixed_f16")
     _, one, _ = run(tmp_path / "a", line.parent, arms=arms, seeds=(0,))

@@ -32,6 +32,7 @@ def test_every_code_comes_back(tmp_path, name):
     assert np.asarray(back).tobytes() == all_codes(name).tobytes()
 
 
+@pytest.mark.world
 def test_keys_and_tuples_come_back(tmp_path):
     state = (jax.random.key(3), [jnp.ones(2)], {})
     with opened(tmp_path) as manager:

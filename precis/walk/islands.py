@@ -1,0 +1,95 @@
+"""Islands: stretches of a program that run in the sensitive format, from first op to last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from precis.formats import FLOAT32, FloatFormat
+from precis.policy import Policy
+from precis.walk import equations
+from precis.walk.kinds import Kind, Value, format_of, join
+
+Pins: TypeAlias = Literal["respect", "override"]
+
+# What keeps an island going; anything else ends it.
+_CONTINUE = equations.ELEMENTWISE | equations.REDUCTIONS | equations.LAYOUT
+
+# With neutral operands these leave a value what it was, for the question what an island is made
+# of: `(x - 0) * rsqrt(mean(x**2))` is one normalization.
+_AFFINE = frozenset({"add", "div", "mul", "neg", "sub"})
+
+
+class Rules(NamedTuple):
+    """What every decision depends on beside the equation."""
+
+    policy: Policy
+    pins: Pins
+
+
+def place(rules: Rules, eqn: Any, floats: list[Value]) -> tuple[FloatFormat, Value]:
+    """The format that an op on `floats` computes in, and the value that comes out.
+
+    An opener starts an island. An island goes on with neutral values, with other islands, and
+    with the very values that it was computed from (`x - max(x)`); with any other policy value
+    the op is the policy's.
+    """
+    name, joined = eqn.primitive.name, join(floats)
+    if joined.is_neutral:
+        work = next(fmt for var in eqn.outvars if (fmt := format_of(var.aval.dtype)))
+        return work, replace(joined, format=work)
+    governed = [value for value in floats if not value.is_neutral]
+    roots = frozenset(value.root for value in governed if value.kind is Kind.POLICY)
+    started = len(roots) == 0 or joined.sources or joined.absorbs
+    continues = started and name in _CONTINUE and (joined.absorbs or roots <= joined.sources)
+    if equations.opens_island(eqn) or _meets_statistics(eqn, floats) or continues:
+        work = rules.policy.sensitive
+        value = replace(
+            joined,
+            kind=Kind.ISLAND,
+            sources=joined.sources | roots,
+            stored=joined.stored if _averages(eqn, floats) else None,
+        )
+    else:
+        work = rules.policy.activation
+        alone = len(governed) == 1
+        value = replace(
+            joined,
+            kind=Kind.POLICY,
+            root=governed[0].root if alone and name in _AFFINE else 0,
+            sources=frozenset(),
+            absorbs=False,
+            stored=None,
+            fresh=alone and governed[0].fresh and name in equations.ELEMENTWISE,
+        )
+    work = pin_of(rules, eqn) or work
+    return work, replace(value, format=work, paths=joined.paths[:1])
+
+
+def pin_of(rules: Rules, eqn: Any) -> FloatFormat | None:
+    """The low precision that the program itself asks for here, if it does."""
+    if rules.pins == "override":
+        return None
+    for atom in (*eqn.outvars, *eqn.invars):
+        fmt = format_of(atom.aval.dtype)
+        if fmt and fmt.bits < FLOAT32.bits:
+            return fmt
+    return None
+
+
+def _meets_statistics(eqn: Any, floats: list[Value]) -> bool:
+    """Whether the op adds to, or subtracts, a running statistic.
+
+    Such a sum runs in the sensitive format, in evaluation as in training: in the activation
+    format, a small update would vanish, and a mean of large values cancel.
+    """
+    return eqn.primitive.name in ("add", "sub") and any(v.kind is Kind.STATE for v in floats)
+
+
+def _averages(eqn: Any, floats: list[Value]) -> bool:
+    """Whether a result that derives from state is a statistic still: a sum, or a multiple."""
+    match eqn.primitive.name:
+        case "mul" | "div":
+            return all(value.kind is Kind.FREE or value.stored for value in floats)
+        case name:
+            return name in ("add", "sub") or name in equations.LAYOUT
