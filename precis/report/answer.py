@@ -123,11 +123,22 @@ def _lead(table: TaskTable) -> str:
     if any(row.verdict and row.verdict.kind == "better" for row in holding):
         aim += ", or better"
     who = names([row.arm.name for row in holding])
+    aim += _although(table, holding)
     best = min(holding, key=lambda row: _price(row, table))
     bill = _bill(best, table)
     if len(holding) == 1:
         return f"{who} keeps {aim}{f', at {bill}' if bill else ''}."
     return f"{who} keep {aim}{f'; cheapest is `{best.arm.name}`, at {bill}' if bill else ''}."
+
+
+def _although(table: TaskTable, holding: list[Row]) -> str:
+    """In parentheses, who is within the tolerance and yet shown to be worse."""
+    worse = [
+        f"`{row.arm.name}` is detectably worse, by {short(abs(verdict.gap.mean))}{unit(table)}"
+        for row in holding
+        if (verdict := row.verdict) and verdict.gap and verdict.detectable == "worse"
+    ]
+    return f" ({', '.join(worse)})" if worse else ""
 
 
 def _alone(table: TaskTable) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,9 @@ def columns(table: TaskTable) -> dict[str, Column]:
     aim = "lower is better" if task.direction == "min" else "higher is better"
     # The noise floor is far smaller than what it measures; its digits would crowd the others'.
     gap_places = _places([row.gap for row in rows if row.part == "arm"] or [None])
+    if table.tolerance:
+        # A hundredth of what matters is fine enough.
+        gap_places = min(gap_places, max(0, 2 - math.floor(math.log10(table.tolerance))))
     # Seeds differ more than arms do, so it is the gaps that say how many decimals matter.
     arms = [row for row in rows if row.part != "noise floor"]
     places = max(gap_places, _places([e for row in arms for e in (row.own, row.f32)]))

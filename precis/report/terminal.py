@@ -27,6 +27,7 @@ _STYLES: dict[Kind | str, str] = {
 }
 # Eighty columns hold one half of the figures; quality first, then what it costs.
 _QUALITY = ("own", "f32", "gap", "floor")
+_LONGEST_WORDS = ("inconclusive", "tolerance")
 _COST = ("in_force", "bytes", "step", "skipped", "seeds")
 
 
@@ -41,6 +42,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(section.table.task.label, "bold underline"))
         console.print(_code(section.answer.lead, "bold"))
         console.print(_quality(section))
+        console.print(_details(section))
         console.print(_cost(section))
         console.print(_footnotes(section, store.environment))
         console.print(_why(section))
@@ -48,16 +50,25 @@ def print_report(report: Report, console: Console) -> None:
 
 def _quality(section: Section) -> Table:
     table = _table()
-    table.add_column(Text("verdict"), ratio=1)
+    table.add_column(Text("verdict"), ratio=1, min_width=max(map(len, _LONGEST_WORDS)))
     shown = columns(section.table)
     for key in _QUALITY:
-        table.add_column(Text(shown[key].title), justify="right", no_wrap=True)
+        # The metric's own name may be long; it stands below, among the facts.
+        title = "own policy" if key == "own" else shown[key].title
+        table.add_column(Text(title), justify="right", no_wrap=True)
     for place, row in enumerate(section.table.rows):
-        kind, small = badge(row), detail(section.table, row)
-        verdict = [Text(kind, _STYLES.get(kind, "dim")), *([Text(small, "dim")] if small else [])]
+        kind = badge(row)
         cells = (_stack(shown[key].cells[place]) for key in _QUALITY)
-        table.add_row(_name(row), Text("\n").join(verdict), *cells)
+        table.add_row(_name(row), Text(kind, _STYLES.get(kind, "dim")), *cells)
     return table
+
+
+def _details(section: Section) -> Text:
+    """What each verdict says beyond its word: by how much, how often, how many seeds it wants."""
+    rows = [(row.arm.name, detail(section.table, row)) for row in section.table.judged]
+    return Text("\n").join(
+        Text.assemble((name, "bold"), f": {small}") for name, small in rows if small
+    )
 
 
 def _cost(section: Section) -> Table:

@@ -1,19 +1,34 @@
 """The answer names who holds, at what price, and leaves nobody out."""
 
+from dataclasses import replace
+
 from precis.report import load, summarize
 from precis.report.answer import answer, detail
+from precis.report.rows import Spread
 
 
 def test_the_lead_names_the_arm_that_holds_and_its_price(text):
     assert text.answer.lead == (
         "`mixed_bf16` keeps `eval_loss` within ±0.02\u00a0bits/byte of `f32`, at 0.61× the step "
-        "time and as many bytes of parameters and optimizer state."
+        "time."
     )
 
 
 def test_every_judged_arm_is_in_one_point(text):
     named = [name for point in text.answer.points for name, _ in point.arms]
     assert sorted(named) == sorted(row.arm.name for row in text.table.judged)
+
+
+def test_a_step_time_is_claimed_only_beyond_the_timing_noise(text):
+    base = text.table.baseline.step_ms
+    for p90, claimed in ((base.p10 * 0.99, True), (base.p10 * 1.01, False)):
+        step = Spread(median=base.p10 * 0.8, p10=base.p10 * 0.7, p90=p90)
+        rows = [
+            replace(row, step_ms=step if row.part == "arm" and row.step_ms else row.step_ms)
+            for row in text.table.rows
+        ]
+        lead = answer(replace(text.table, rows=tuple(rows))).lead
+        assert ("the step time" in lead) is claimed
 
 
 def test_among_several_the_fastest_is_called_cheapest(report):
