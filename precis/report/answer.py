@@ -174,7 +174,8 @@ def _step_ratio(row: Row, table: TaskTable) -> float | None:
 
 
 def _bill(row: Row, table: TaskTable) -> str:
-    base, parts = table.baseline, []
+    base = table.baseline
+    parts: list[str] = []
     if (ratio := _step_ratio(row, table)) is not None:
         parts.append(f"{times(ratio)} the step time")
     if base and row.bytes is not None and base.bytes:

@@ -133,7 +133,10 @@ def rebind(eqn: Any, values: list[Any]) -> list[Any]:
         for atom, value in zip(eqn.invars, values, strict=True)
         if not isinstance(atom, jex_core.Literal)
     }
-    jaxpr = jex_core.Jaxpr([], list(given), eqn.outvars, [eqn], effects=eqn.effects)
+    # A body has what a jaxpr of its own would need made up, such as debug information.
+    jaxpr = bodies_of(eqn)[0].replace(
+        constvars=[], invars=list(given), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
+    )
     return jax.core.eval_jaxpr(jaxpr, [], *given.values())
 
 
