@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from precis.doctor import Witness, compiled_roundings
 from precis.policy import cast_to_param, get_policy
 from precis.sweep.plan import task_path
 from precis.sweep.trial import Trial
@@ -18,7 +19,7 @@ from precis.train.evaluate import make_evaluate
 from precis.train.fit import init_key
 from precis.train.optimizer import make_optimizer
 from precis.train.state import TrainState
-from precis.train.step import Step, make_step
+from precis.train.step import COMPILER_OPTIONS, Step, make_step
 from precis.train.task import Task, load_task
 from precis.types import PyTree
 from precis.walk import Audit, audit
@@ -38,6 +39,7 @@ class Program:
         evaluate: Evaluation under the policy.
         evaluate_f32: Evaluation in float32.
         audit: What the walker says of the loss.
+        witness: Whether this backend, compiling as the step is compiled, rounds as the policy says.
     """
 
     task: Task
@@ -47,6 +49,7 @@ class Program:
     evaluate: Evaluate
     evaluate_f32: Evaluate
     audit: Audit
+    witness: Witness
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
         evaluate=evaluate,
         evaluate_f32=loaded.evaluate_f32,
         audit=_audit(task, trial),
+        witness=compiled_roundings(policy, COMPILER_OPTIONS),
     )
 
 
@@ -129,19 +133,29 @@ def moved_by_ulps(params: PyTree, count: int, *, seed: int) -> PyTree:
 
 
 def policy_record(program: Program) -> dict[str, Any]:
-    """`policy.json`: every role with its format and reason, and what of it is in force."""
-    found = program.audit
+    """`policy.json`: every role with its format and reason, and what of it is in force.
+
+    Nothing is, where the compiler leaves out roundings.
+    """
+    found, witness = program.audit, program.witness
+    notes = list(found.notes)
+    if not witness.holds:
+        notes.append(
+            f"this backend's compiler leaves out roundings of {found.policy}: "
+            f"{witness.differing} of {witness.compared} values of the witness program differ"
+        )
     return {
         "policy": str(found.policy),
         "roles": [
             {"key": role.key, "role": role.name, "format": role.format, "reason": role.reason}
             for role in found.policy.roles()
         ],
-        "in_force": found.in_force,
+        "in_force": found.in_force if witness.holds else 0.0,
+        "witness": {"differing": witness.differing, "compared": witness.compared},
         "pinned": found.pinned,
         "matrix_flops": found.flops,
         "emulated": found.emulated,
-        "notes": list(found.notes),
+        "notes": notes,
     }
 
 

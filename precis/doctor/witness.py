@@ -1,0 +1,99 @@
+"""A witness for a policy's roundings: does the compiled program do them all?
+
+XLA may drop a pair of converts, keep excess precision, or contract a multiplication and an
+addition. A format's emulated twin rounds on integer bits, which no compiler can drop. So a
+program in which every rounding shows is compiled under the policy and under its twin, and the
+two must agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from precis.formats import FLOAT32, FloatFormat, parse_float
+from precis.policy import Policy, get_policy
+from precis.walk import autocast
+
+_VALUES = 4096
+
+
+class Witness(NamedTuple):
+    """How a policy's compiled roundings compare with those of its emulated twin.
+
+    Attributes:
+        differing: How many values differ, of the results and of the gradients.
+        compared: Of how many; 0 if the policy has no 16-bit dtype, and nothing could be dropped.
+    """
+
+    differing: int
+    compared: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the backend did every rounding."""
+        return self.differing == 0
+
+
+def compiled_roundings(
+    policy: Policy | str, compiler_options: Mapping[str, Any] | None = None
+) -> Witness:
+    """Whether this backend, with these options, rounds where `policy` says.
+
+    The program is elementwise, forward and backward: sums and products of activations, where
+    nothing but the compiler's good will keeps a 16-bit intermediate. (Operands and results of
+    matrix ops are rounded on their bits.) It stands for the policy on this backend, not for one
+    model's program.
+
+    Args:
+        policy: A policy or its text.
+        compiler_options: As for `jax.jit`.
+    """
+    resolved = get_policy(policy)
+    twin = _twin(resolved)
+    if twin == resolved:
+        return Witness(0, 0)
+    ours, theirs = (_run(p, dict(compiler_options or {})) for p in (resolved, twin))
+    pairs = zip(ours, theirs, strict=True)
+    differs = [int((a.view(np.uint32) != b.view(np.uint32)).sum()) for a, b in pairs]
+    return Witness(sum(differs), sum(a.size for a in ours))
+
+
+def _twin(policy: Policy) -> Policy:
+    """`policy` with each 16-bit dtype that it computes in replaced by the emulated equal."""
+    stored = {"param", "reduce", "m", "v"}
+    changes = {
+        field.name: _emulated(getattr(policy, field.name))
+        for field in fields(policy)
+        if field.name not in stored
+    }
+    return replace(policy, **changes)
+
+
+def _emulated(fmt: FloatFormat) -> FloatFormat:
+    if not fmt.is_native or fmt.bits >= FLOAT32.bits:
+        return fmt
+    return parse_float(f"e{fmt.exponent_bits}m{fmt.mantissa_bits}")
+
+
+def _run(policy: Policy, options: dict[str, Any]) -> list[np.ndarray]:
+    def chain(params: tuple[()], x: Array, y: Array) -> Array:
+        del params
+        z = x * y + x
+        z = (z - y) * 1.7 + jnp.tanh(z) * x
+        return z * y - x * 0.3
+
+    def both(x: Array, y: Array) -> tuple[Array, Any]:
+        out, pull = jax.vjp(lambda x, y: autocast(chain, policy)((), x, y), x, y)
+        return out, pull(jnp.ones_like(out))
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, _VALUES)).astype(np.float32)
+    results = jax.jit(both, compiler_options=options)(x, y)
+    return [np.asarray(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(results)]
