@@ -13,9 +13,7 @@ from precis.train.recipe import Recipe
 
 @pytest.fixture(scope="module")
 def program():
-    trial = Trial(
-        task="digits", model="mlp", policy="mixed_bf16", recipe=Recipe(), steps=2, seed=0
-    )
+    trial = Trial(task="digits", model="mlp", policy="mixed_bf16", recipe=Recipe(), steps=2, seed=0)
     return make_program(trial, load(trial, root=Path()))
 
 
