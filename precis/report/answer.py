@@ -124,21 +124,21 @@ def _lead(table: TaskTable) -> str:
         aim += ", or better"
     who = names([row.arm.name for row in holding])
     aim += _although(table, holding)
-    best = min(holding, key=lambda row: _price(row, table))
-    bill = _bill(best, table)
+    best = min(holding, key=lambda row: math.inf if row.bytes is None else row.bytes)
+    bill = _bill(best, table.baseline)
     if len(holding) == 1:
         return f"{who} keeps {aim}{f', at {bill}' if bill else ''}."
-    return f"{who} keep {aim}{f'; cheapest is `{best.arm.name}`, at {bill}' if bill else ''}."
+    return f"{who} keep {aim}{f'; smallest is `{best.arm.name}`, at {bill}' if bill else ''}."
 
 
 def _although(table: TaskTable, holding: list[Row]) -> str:
     """In parentheses, who is within the tolerance and yet shown to be worse."""
     worse = [
-        f"`{row.arm.name}` is detectably worse, by {short(abs(verdict.gap.mean))}{unit(table)}"
+        f"`{row.arm.name}` by {short(abs(verdict.gap.mean))}{unit(table)}"
         for row in holding
         if (verdict := row.verdict) and verdict.gap and verdict.detectable == "worse"
     ]
-    return f" ({', '.join(worse)})" if worse else ""
+    return f" (detectably worse: {', '.join(worse)})" if worse else ""
 
 
 def _alone(table: TaskTable) -> str:
@@ -152,34 +152,13 @@ def _alone(table: TaskTable) -> str:
     return f"`{row.arm.name}` ends at {figure} over {seeds}; no arm is compared with it."
 
 
-def _price(row: Row, table: TaskTable) -> tuple[float, float]:
-    """By bytes, which are exact; then by step time, where a difference shows."""
-    ratio = _step_ratio(row, table)
-    return (math.inf if row.bytes is None else row.bytes, 1.0 if ratio is None else ratio)
+def _bill(row: Row, base: Row | None) -> str:
+    """What the arm saves in bytes, which are exact.
 
-
-def _step_ratio(row: Row, table: TaskTable) -> float | None:
-    """Step time relative to the baseline's; None unless the two clearly differ.
-
-    The noise floor runs the baseline's program, so what lies between those two is the timing's
-    own noise. A difference shows if the middle 80% of steps lie beyond both of theirs.
+    Step times are not: trials run side by side, and one that has the machine to itself looks
+    twice as fast. The table shows them; no sentence is built on them.
     """
-    same = [r.step_ms for r in table.rows if r.part != "arm" and r.step_ms]
-    if row.step_ms is None or not same or table.baseline is None or not table.baseline.step_ms:
-        return None
-    slowest, fastest = max(s.p90 for s in same), min(s.p10 for s in same)
-    if row.step_ms.p10 > slowest or row.step_ms.p90 < fastest:
-        return row.step_ms.median / table.baseline.step_ms.median
-    return None
-
-
-def _bill(row: Row, table: TaskTable) -> str:
-    base = table.baseline
-    parts: list[str] = []
-    if (ratio := _step_ratio(row, table)) is not None:
-        parts.append(f"{times(ratio)} the step time")
-    if base and row.bytes is not None and base.bytes:
-        ratio = times(row.bytes / base.bytes)
-        if ratio != times(1.0):
-            parts.append(f"{ratio} the bytes of parameters and optimizer state")
-    return " and ".join(parts)
+    if base is None or row.bytes is None or not base.bytes:
+        return ""
+    ratio = times(row.bytes / base.bytes)
+    return "" if ratio == times(1.0) else f"{ratio} the bytes of parameters and optimizer state"

@@ -97,7 +97,11 @@ def _footnotes(section: Section, environment: Mapping[str, Any]) -> Text:
     flags = value_text(environment.get("compiler_options") or {})
     facts = [*task_facts(section.table)[:4], ("compiler options", flags)]
     told = "; ".join(f"{key}: {value}" for key, value in facts)
-    return Text(f"± half of the 95% interval over seeds; gaps are paired by seed; {told}.", "dim")
+    return Text(
+        f"± half of the 95% interval over seeds; gaps are paired by seed; {told}. "
+        "Step times are taken while other trials run beside; they are no benchmark.",
+        "dim",
+    )
 
 
 def _why(section: Section) -> Group:
