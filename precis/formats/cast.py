@@ -40,7 +40,8 @@ def cast_to(x: Array, fmt: Format | str) -> Array:
         [...] of dtype `fmt.carrier`.
     """
     fmt = parse_float(fmt)
-    if x.dtype == fmt.dtype:
+    # NumPy holds float64 equal to None.
+    if fmt.dtype is not None and x.dtype == fmt.dtype:
         return x
     wide = x.astype(wide_dtype(x.dtype))
     if fmt.dtype is not None and wide_dtype(wide.dtype, fmt.dtype) == fmt.dtype:

@@ -66,8 +66,9 @@ class Policy:
 
     @property
     def needs_loss_scaling(self) -> bool:
-        """Whether gradients can underflow: c, x or g is a float with 5 exponent bits."""
-        return any(fmt.exponent_bits == 5 for fmt in (self.compute, self.activation, self.grad))
+        """Whether gradients can underflow: c, x, g or w has no more than 5 exponent bits."""
+        formats = (self.compute, self.activation, self.grad, self.weight_grad)
+        return any(fmt.exponent_bits <= 5 for fmt in formats)
 
 
 class Role(NamedTuple):

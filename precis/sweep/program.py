@@ -84,7 +84,7 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
     is_f32 = policy == get_policy("f32")
     step = make_step(
         task.loss,
-        make_optimizer(recipe, policy, trial.steps),
+        make_optimizer(recipe, trial.steps),
         policy,
         has_state=True,
         loss_scale=recipe.loss_scale,

@@ -7,27 +7,21 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from precis.optim import stored_moments
-from precis.policy import Policy, get_policy
 from precis.train.recipe import Recipe
 
 
-def make_optimizer(
-    recipe: Recipe, policy: Policy | str, steps: int
-) -> optax.GradientTransformationExtraArgs:
-    """The optimizer that `recipe` names, with its moments stored in the policy's m and v.
+def make_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformationExtraArgs:
+    """The optimizer that `recipe` names.
 
-    Without clipping and loss scaling: both need unscaled gradients, so `make_step` does them.
+    Clipping, loss scaling and the storage of moments are `make_step`'s, for every optimizer.
 
     Args:
         recipe: Optimizer, schedule and their numbers.
-        policy: A policy or its text.
         steps: Length of the training run; the cosine schedule ends there.
 
     Raises:
-        ValueError: `steps` is not positive or leaves nothing after warmup; m or v has no dtype.
+        ValueError: `steps` is not positive or leaves nothing after warmup.
     """
-    policy = get_policy(policy)
     if steps < 1:
         raise ValueError(f"a run has at least one step, got {steps}")
     if recipe.warmup_steps > steps:
@@ -35,13 +29,12 @@ def make_optimizer(
     rate = _rate(recipe, steps)
     match recipe.optimizer:
         case "adam":
-            inner = optax.adam(rate, recipe.b1, recipe.b2, recipe.eps)
+            return optax.adam(rate, recipe.b1, recipe.b2, recipe.eps)
         case "adamw":
             decay = recipe.weight_decay
-            inner = optax.adamw(rate, recipe.b1, recipe.b2, recipe.eps, weight_decay=decay)
+            return optax.adamw(rate, recipe.b1, recipe.b2, recipe.eps, weight_decay=decay)
         case "sgd":
-            inner = optax.sgd(rate, recipe.momentum or None)
-    return stored_moments(inner, policy.m, policy.v)
+            return optax.sgd(rate, recipe.momentum or None)
 
 
 def _rate(recipe: Recipe, steps: int) -> optax.ScalarOrSchedule:

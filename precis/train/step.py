@@ -20,6 +20,7 @@ from precis.optim import (
     loss_scaled,
     scale_of,
     state_of,
+    stored_moments,
 )
 from precis.policy import Policy, cast_to_param, get_policy
 from precis.train.gradient import value_and_grad
@@ -103,6 +104,7 @@ def make_step(
     """
     resolved = get_policy(policy)
     scale = resolve_loss_scale(loss_scale, resolved)
+    optimizer = stored_moments(optimizer, resolved.m, resolved.v)
     if scale is not None:
         optimizer = loss_scaled(optimizer, scale, clip=clip)
     elif clip is not None:
@@ -126,7 +128,9 @@ def make_step(
             scaled = state_of(opt_state)
             norm = Norm(scaled.grad_norm, scaled.last_finite)
             measured = {"loss_scale": factor, "skipped": scaled.skipped}
-            state = keep_if_skipped(opt_state, state, before.state)
+            params, state = keep_if_skipped(
+                opt_state, (params, state), (before.params, before.state)
+            )
         measured |= {"loss": value, "grad_norm": norm.value, "finite": norm.finite}
         measured |= _losses_to_rounding(grads, before.params, params, updates)
         after = TrainState(before.step + 1, params, state, opt_state)

@@ -11,7 +11,7 @@ from precis.policy import Policy, get_policy
 from precis.walk import equations
 from precis.walk.autocast import Argnums, trace
 from precis.walk.islands import Pins
-from precis.walk.program import Multiply, Opaque, Program, Remat, Run, Scan, Site, Step
+from precis.walk.program import Multiply, Opaque, Program, Remat, Scan, Site, Step
 
 
 class AuditedSite(NamedTuple):
@@ -104,19 +104,19 @@ def audit(
     notes: dict[str, None] = {}
     unnamed: Counter[str] = Counter()
     opaque = 0
-    for program, step, trips in _steps(traced.program, 1):
+    for step, trips in _steps(traced.program, 1):
         name = step.eqn.primitive.name
         match step.action:
             case Multiply(_, site):
                 sites.append(AuditedSite(_numbered(site, unnamed), trips))
                 if site.pinned:
-                    notes[f"{site.path}: the model itself computes in {site.pinned}"] = None
+                    notes[f"{site.path}: computes in {site.pinned}, whatever the policy"] = None
             case Opaque(_, _, flops):
                 opaque += flops * trips
                 if flops:
-                    notes[f"{name}: runs as written, with a derivative rule of its own"] = None
-            case Run() if name not in equations.KNOWN and _is_governed(program, step):
-                notes[f"{name}: unknown to the walker, runs in float32"] = None
+                    notes[f"{name}: runs as written, whatever the policy"] = None
+                elif name not in equations.KNOWN and not equations.is_opaque_call(step.eqn):
+                    notes[f"{name}: unknown to the walker, runs as written"] = None
             case _:
                 pass
     return Audit(resolved, tuple(sites), opaque, tuple(notes))
@@ -130,14 +130,10 @@ def _numbered(site: Site, seen: Counter[str]) -> Site:
     return site._replace(path=f"{site.path}{seen[site.path] - 1}")
 
 
-def _steps(program: Program, trips: int) -> Iterator[tuple[Program, Step, int]]:
+def _steps(program: Program, trips: int) -> Iterator[tuple[Step, int]]:
     for step in program.steps:
-        yield program, step, trips
+        yield step, trips
         if isinstance(step.action, Remat):
             yield from _steps(step.action.body, trips)
         elif isinstance(step.action, Scan):
             yield from _steps(step.action.body, trips * step.eqn.params["length"])
-
-
-def _is_governed(program: Program, step: Step) -> bool:
-    return any(not program.values[slot].is_neutral for slot in step.outputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +45,7 @@ def autocast(
             among its arguments are constants.
         policy: A policy or its text.
         params_argnums: Positional arguments that hold parameters: they stay as stored and are
-            cast where they are used.
+            cast where they are used. Of linen's variables, `params` alone are parameters.
         state_argnums: Positional arguments that hold running statistics: never cast.
         forward_mode: Use JAX's own derivative rules, so that `jax.jvp` works; grad and
             weight_grad formats then have no effect, and must not be given.
@@ -108,7 +108,7 @@ def trace(
     of what the program wants. So each cast to a 16-bit dtype in the trace is the program's own.
     """
     flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-    roles = _roles_of_args(len(args), params_argnums, state_argnums)
+    roles = _roles_of_args(args, params_argnums, state_argnums)
     is_array = [_is_array(leaf) for _, leaf in flat]
     standins = [_standin(leaf) for (_, leaf), array in zip(flat, is_array, strict=True) if array]
 
@@ -141,13 +141,22 @@ def _backward_roles(policy: Policy) -> str:
     )
 
 
-def _roles_of_args(count: int, params: Argnums, state: Argnums) -> dict[int, Kind]:
-    roles = {}
+class _Role(NamedTuple):
+    """What an argument holds; of linen's variables, collections but `params` are state."""
+
+    kind: Kind
+    is_variables: bool
+
+
+def _roles_of_args(args: tuple[Any, ...], params: Argnums, state: Argnums) -> dict[int, _Role]:
+    roles: dict[int, _Role] = {}
+    count = len(args)
     for argnums, kind in ((params, Kind.WEIGHT), (state, Kind.STATE)):
         for argnum in (argnums,) if isinstance(argnums, int) else argnums:
             if not -count <= argnum < count:
                 raise ValueError(f"argument {argnum} is named as {kind.value}, got {count} of them")
-            roles[argnum % count] = kind
+            arg = args[argnum]
+            roles[argnum % count] = _Role(kind, isinstance(arg, Mapping) and "params" in arg)
     return roles
 
 
@@ -162,19 +171,20 @@ def _standin(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
 
-def _argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, Kind]) -> Value:
+def _argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, _Role]) -> Value:
     """What is known of an argument; a path is (args or kwargs, position, *within)."""
     fmt = format_of(leaf.dtype)
-    kind = roles.get(path[1].idx) if path[0].idx == 0 else None
+    role = roles.get(path[1].idx) if path[0].idx == 0 else None
     if fmt is None:
-        return Value(Kind.DISCRETE, data=kind is None)
-    match kind:
-        case Kind.WEIGHT:
-            return Value(kind, fmt, paths=(path_str(path[2:]),), stored=fmt)
-        case Kind.STATE:
-            return Value(kind, fmt, stored=fmt)
-        case _:
-            return Value(Kind.POLICY, fmt, data=True)
+        return Value(Kind.DISCRETE, data=role is None)
+    if role is None:
+        return Value(Kind.POLICY, fmt, data=True)
+    within = path[2:]
+    is_collection = role.is_variables and role.kind is Kind.WEIGHT
+    if role.kind is Kind.STATE or (is_collection and within[0].key != "params"):
+        return Value(Kind.STATE, fmt, stored=fmt)
+    name = path_str(within[1:] if is_collection else within)
+    return Value(Kind.WEIGHT, fmt, paths=(name,), stored=fmt)
 
 
 def _carried(leaf: Any, value: Value) -> Any:

@@ -38,7 +38,11 @@ def emit(program: Program, arguments: list[Array], *, forward_mode: bool = False
     env = Environment(program, fork=not forward_mode)
     env.write(program.inputs, arguments)
     for step in program.steps:
-        results = _perform(program, step, [env.read(slot) for slot in step.inputs], forward_mode)
+        # Of a value that one call takes twice, differentiation adds the first cotangent first.
+        is_call = isinstance(step.action, Remat | Scan)
+        order = step.inputs[::-1] if is_call else step.inputs
+        arrays = [env.read(slot) for slot in order]
+        results = _perform(program, step, arrays[::-1] if is_call else arrays, forward_mode)
         env.write(step.outputs, results)
     return [
         move(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode)
@@ -71,7 +75,8 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
             return brought([out])
         case Multiply(roles, _):
             op = MatrixOp(eqn.primitive, eqn.params)
-            lhs, rhs = (jnp.asarray(array) for array in arrays)
+            sides = zip(arrays, known, (roles.lhs.format, roles.rhs.format), strict=True)
+            lhs, rhs = (_operand(*side, forward_mode) for side in sides)
             return [matrix_op(op, lhs, rhs, roles=roles, forward_mode=forward_mode)]
         case Opaque(operands, outs, _):
             results = equations.rebind(eqn, brought(operands))
@@ -80,6 +85,12 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
             return _remat(eqn, body, arrays, forward_mode)
         case Scan(body, operands, num_consts, num_carry):
             return _scan(eqn, body, brought(operands), num_consts, num_carry, forward_mode)
+
+
+def _operand(array: Any, value: Value, fmt: FloatFormat, forward_mode: bool) -> Array:
+    """An operand as it comes: the op casts it itself, but only here do constants saturate."""
+    free = value.kind is Kind.FREE
+    return jnp.asarray(move(array, value, fmt, forward_mode=forward_mode) if free else array)
 
 
 def _run(eqn: Any, arrays: list[Any], work: FloatFormat, forward_mode: bool) -> list[Any]:
@@ -115,8 +126,15 @@ def _rearrange(eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool
     return equations.rebind(eqn, arrays)
 
 
-def _widen(array: Any, work: FloatFormat, forward_mode: bool) -> Any:
-    return move(array, work, FLOAT32, forward_mode=forward_mode) if _is_float(array) else array
+def _widen(array: Any, work: FloatFormat | None, forward_mode: bool) -> Any:
+    if work is None or _is_wide(work) or not _is_float(array):
+        return array
+    return move(array, work, FLOAT32, forward_mode=forward_mode)
+
+
+def _narrow(array: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
+    """Undoes `_widen`."""
+    return array if fmt is None or _is_wide(fmt) else _round(array, fmt, forward_mode)
 
 
 def _round(array: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
@@ -139,9 +157,13 @@ def _scan(
     eqn: Any, body: Program, arrays: list[Any], n: int, m: int, forward_mode: bool
 ) -> list[Any]:
     consts, init, xs = arrays[:n], arrays[n : n + m], arrays[n + m :]
+    # What every iteration sees whole collects a cotangent from each: in float32, rounded once.
+    formats = [body.values[slot].format for slot in body.inputs[:n]]
+    wide = [_widen(x, fmt, forward_mode) for x, fmt in zip(consts, formats, strict=True)]
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = emit(body, [*consts, *carry, *x], forward_mode=forward_mode)
+        own = [_narrow(x, fmt, forward_mode) for x, fmt in zip(wide, formats, strict=True)]
+        results = emit(body, [*own, *carry, *x], forward_mode=forward_mode)
         return results[:m], results[m:]
 
     params = eqn.params

@@ -27,6 +27,7 @@ class Environment:
         self._uses = Counter(chain(reads, (slot for slot, _ in program.outputs)))
         self._values = program.values
         self._fork = fork
+        self._inputs = frozenset(program.inputs)
         self._arrays: dict[int, Any] = dict(program.constants)
 
     def write(self, slots: Iterable[int], arrays: Iterable[Any]) -> None:
@@ -37,9 +38,10 @@ class Environment:
         """The array in a slot, for one of its uses."""
         self._uses[slot] -= 1
         fmt = self._values[slot].format
-        # Two cotangents are rounded together where the value was made; only more than two
-        # are rounded on the way.
-        if not self._fork or fmt is None or fmt.is_native or self._uses[slot] < 2:
+        # Two cotangents are rounded together where the value was made, unless that was in
+        # another program; more than two are rounded on the way.
+        later = 1 if slot in self._inputs else 2
+        if not self._fork or fmt is None or fmt.is_native or self._uses[slot] < later:
             return self._arrays[slot]
         now, self._arrays[slot] = _fork(self._arrays[slot], fmt)
         return now

@@ -8,17 +8,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.extend import core as jex_core
 
 # Move or select elements, and change no bit.
 LAYOUT = frozenset(
     "broadcast_in_dim concatenate copy copy_p device_put dynamic_slice expand_dims gather name "
-    "optimization_barrier pad pvary reshape rev sharding_constraint slice split squeeze "
-    "stop_gradient transpose".split()
+    "optimization_barrier pad pvary reshape rev sharding_constraint slice split squeeze stack "
+    "stop_gradient tile transpose unstack".split()
+)
+# Between devices, or between rows of a vmap with a name: exact, or a sum.
+COLLECTIVES = frozenset(
+    "all_gather all_gather_invariant all_to_all pmax pmin ppermute psum psum2 psum_invariant "
+    "reduce_scatter".split()
 )
 # Layout ops whose transpose is a sum: it must not run in 16 bits.
-SUMMED_BACKWARD = frozenset({"broadcast_in_dim", "gather"})
+SUMMED_BACKWARD = frozenset({"broadcast_in_dim", "gather", "tile"})
 
 # Elementwise ops that pick a value or its negative, and never round.
 PICKING = frozenset("abs clamp max min neg select_n sign".split())
@@ -36,15 +40,12 @@ MIXED = frozenset(
     "reduce_window_sum scatter scatter-add scatter_add scatter_max scatter_min scatter_mul "
     "select_and_gather_add select_and_scatter_add sort top_k".split()
 )
-KNOWN = LAYOUT | ELEMENTWISE | REDUCTIONS | MIXED
+KNOWN = LAYOUT | ELEMENTWISE | REDUCTIONS | COLLECTIVES | MIXED
 
 _ALWAYS_OPEN = frozenset(
     "cumlogsumexp cumprod cumsum exp exp2 expm1 log log1p pow reduce_max reduce_min reduce_prod "
-    "rsqrt sqrt square".split()
+    "reduce_sum rsqrt sqrt square".split()
 )
-
-# A sum of fewer elements loses less than six bits however it is done.
-LONG_SUM = 64
 
 
 def never_rounds(eqn: Any) -> bool:
@@ -59,9 +60,6 @@ def opens_island(eqn: Any) -> bool:
             return eqn.params["y"] % 2 == 0
         case "mul":
             return eqn.invars[0] is eqn.invars[1]
-        case "reduce_sum":
-            shape = eqn.invars[0].aval.shape
-            return np.prod([shape[axis] for axis in eqn.params["axes"]], dtype=int) >= LONG_SUM
         case name:
             return name in _ALWAYS_OPEN
 

@@ -18,5 +18,7 @@ def matrix_flops(eqn: Any) -> int:
             kernel = eqn.invars[1].aval.shape
             spec = eqn.params["dimension_numbers"].rhs_spec  # (out, in, *spatial)
             return 2 * out * prod(kernel[axis] for axis in spec[1:])
+        case "ragged_dot" | "ragged_dot_general":
+            return 2 * out * eqn.invars[0].aval.shape[-1]
         case _:
             return 0

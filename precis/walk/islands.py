@@ -13,7 +13,7 @@ from precis.walk.kinds import Kind, Value, format_of, join
 Pins: TypeAlias = Literal["respect", "override"]
 
 # What keeps an island going; anything else ends it.
-_CONTINUE = equations.ELEMENTWISE | equations.REDUCTIONS | equations.LAYOUT
+_CONTINUE = equations.ELEMENTWISE | equations.REDUCTIONS | equations.LAYOUT | equations.COLLECTIVES
 
 # With neutral operands these leave a value what it was, for the question what an island is made
 # of: `(x - 0) * rsqrt(mean(x**2))` is one normalization.
@@ -27,13 +27,14 @@ class Rules(NamedTuple):
     pins: Pins
 
 
-def place(rules: Rules, eqn: Any, floats: list[Value]) -> tuple[FloatFormat, Value]:
-    """The format that an op on `floats` computes in, and the value that comes out.
+def place(rules: Rules, eqn: Any, values: list[Value]) -> tuple[FloatFormat, Value]:
+    """The format that an op on `values` computes in, and the value that comes out.
 
     An opener starts an island. An island goes on with neutral values, with other islands, and
     with the very values that it was computed from (`x - max(x)`); with any other policy value
     the op is the policy's.
     """
+    floats = [value for value in values if value.format]
     name, joined = eqn.primitive.name, join(floats)
     if joined.is_neutral:
         work = next(fmt for var in eqn.outvars if (fmt := format_of(var.aval.dtype)))
@@ -48,7 +49,7 @@ def place(rules: Rules, eqn: Any, floats: list[Value]) -> tuple[FloatFormat, Val
             joined,
             kind=Kind.ISLAND,
             sources=joined.sources | roots,
-            stored=joined.stored if _averages(eqn, floats) else None,
+            stored=joined.stored if _averages(eqn, values) else None,
         )
     else:
         work = rules.policy.activation
@@ -86,10 +87,34 @@ def _meets_statistics(eqn: Any, floats: list[Value]) -> bool:
     return eqn.primitive.name in ("add", "sub") and any(v.kind is Kind.STATE for v in floats)
 
 
-def _averages(eqn: Any, floats: list[Value]) -> bool:
-    """Whether a result that derives from state is a statistic still: a sum, or a multiple."""
+def _averages(eqn: Any, values: list[Value]) -> bool:
+    """Whether a result that derives from state is a statistic still: a sum, or a multiple.
+
+    It then has the statistic's shape; data that is centered by it has its own.
+    """
+    shape = eqn.outvars[0].aval.shape
+    pairs = zip(eqn.invars, values, strict=True)
+    keeps_shape = all(atom.aval.shape == shape for atom, value in pairs if value.stored)
     match eqn.primitive.name:
         case "mul" | "div":
-            return all(value.kind is Kind.FREE or value.stored for value in floats)
+            return keeps_shape and all(v.kind is Kind.FREE or v.stored for v in values)
         case name:
-            return name in ("add", "sub") or name in equations.LAYOUT
+            return (keeps_shape and name in ("add", "sub")) or name in equations.LAYOUT
+
+
+def depends_on_data(eqn: Any, values: list[Value]) -> bool:
+    """Whether the result depends on data, where some operand does.
+
+    A parameter that is masked or perturbed, element by element, is a parameter still. One that
+    scales a batch is not.
+    """
+    if not any(value.data for value in values):
+        return False
+    shape = eqn.outvars[0].aval.shape if eqn.outvars else ()
+    pairs = list(zip(eqn.invars, values, strict=True))
+    is_own = any(
+        value.kind is Kind.WEIGHT and not value.data and atom.aval.shape == shape
+        for atom, value in pairs
+    )
+    others_free = all(v.kind in (Kind.FREE, Kind.DISCRETE) for v in values if v.data)
+    return not (is_own and others_free and eqn.primitive.name in equations.ELEMENTWISE)

@@ -11,7 +11,7 @@ from precis.policy import Policy
 from precis.walk import equations
 from precis.walk.flops import matrix_flops
 from precis.walk.kinds import Kind, Value, format_of, join
-from precis.walk.program import Action, Multiply, Run, Site
+from precis.walk.program import Action, Multiply, Site
 
 
 def plan_matrix(
@@ -32,22 +32,39 @@ def plan_matrix(
     joined = join(values)
     declared = format_of(eqn.outvars[0].aval.dtype) or FLOAT32
     if joined.is_neutral and not joined.data:
-        return Run(declared), [replace(joined, format=declared)]
+        return _neutral(eqn, joined, policy, declared)
     kernels = [value.kind is Kind.WEIGHT and not value.data for value in values]
     pin = None if pin in (None, policy.compute) and pin in (None, policy.kernel) else pin
     roles = _pinned_roles(eqn, kernels, declared) if pin else _roles(kernels, policy)
     paths = _paths(values, kernels)
-    site = Site(
-        path=paths[0] if any(kernels) else f"{_module(paths)}/@dot",
+    site = _site(eqn, paths[0] if any(kernels) else f"{_module(paths)}/@dot")
+    site = site._replace(pinned=str(pin) if pin else None)
+    out = Value(Kind.POLICY, roles.out, paths=paths[:1], data=True, fresh=pin is None)
+    return Multiply(roles, site), [out]
+
+
+def _neutral(
+    eqn: Any, joined: Value, policy: Policy, declared: FloatFormat
+) -> tuple[Action, list[Value]]:
+    """A product of parameters alone: as it is written, in full precision, and counted as such."""
+    operand = Operand(declared, declared, is_weight=True)
+    site = _site(eqn, joined.paths[0] if joined.paths else "@dot")
+    if declared != policy.kernel:
+        site = site._replace(pinned=str(declared))
+    roles = Roles(operand, operand, declared, declared, declared)
+    return Multiply(roles, site), [replace(joined, format=declared)]
+
+
+def _site(eqn: Any, path: str) -> Site:
+    return Site(
+        path=path,
         primitive=eqn.primitive.name,
         scope=equations.scope_of(eqn),
         lhs=eqn.invars[0].aval.shape,
         rhs=eqn.invars[1].aval.shape,
         flops=matrix_flops(eqn),
-        pinned=str(pin) if pin else None,
+        pinned=None,
     )
-    out = Value(Kind.POLICY, roles.out, paths=paths[:1], data=True, fresh=pin is None)
-    return Multiply(roles, site), [out]
 
 
 def _roles(kernels: list[bool], policy: Policy) -> Roles:

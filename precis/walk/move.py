@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from precis.formats import FloatFormat, cast_to
+from precis.formats import FLOAT32, FloatFormat, cast_to
 from precis.walk.kinds import Kind, Value
 
 
@@ -33,10 +33,12 @@ def move(
         return x
     if isinstance(source, Value) and source.kind is Kind.FREE:
         x = _saturate(x, target)
-        if isinstance(x, np.ndarray) and target.dtype is not None:
-            return x.astype(target.dtype)
+    # From float64 to 16 bits, a convert goes through float32 and rounds twice.
+    twice = x.dtype == np.float64 and target.bits < FLOAT32.bits
+    if isinstance(x, np.ndarray) and target.dtype is not None and not twice:
+        return x.astype(target.dtype)
     x = jnp.asarray(x)
-    if current.is_native and target.is_native:
+    if current.is_native and target.is_native and not twice:
         return x.astype(target.dtype)
     if forward_mode:
         return cast_to(x, target)

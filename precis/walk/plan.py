@@ -81,6 +81,8 @@ def _output_format(value: Value, aval: Any, policy: Policy) -> FloatFormat | Non
         return None
     if value.kind is Kind.FREE:
         return declared
+    if value.kind is Kind.WEIGHT and not aval.ndim:
+        return value.format  # a loss of parameters alone stays as it was computed
     if value.is_neutral or (value.kind is Kind.ISLAND and value.stored):
         return value.stored or value.format
     return policy.output if aval.ndim else policy.sensitive
@@ -89,7 +91,8 @@ def _output_format(value: Value, aval: Any, policy: Policy) -> FloatFormat | Non
 def _body(draft: _Draft, jaxpr: Any, consts: Any, inputs: tuple[int, ...]) -> list[int]:
     env: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
     for var, const in zip(jaxpr.constvars, consts, strict=True):
-        env[var] = _constant(draft, const, var.aval)
+        # An array from outside the function, such as a batch that it closes over, is data.
+        env[var] = _constant(draft, const, var.aval, data=var.aval.ndim > 0)
 
     def read(atom: Any) -> int:
         if isinstance(atom, jex_core.Literal):
@@ -102,9 +105,9 @@ def _body(draft: _Draft, jaxpr: Any, consts: Any, inputs: tuple[int, ...]) -> li
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _constant(draft: _Draft, array: Any, aval: Any) -> int:
+def _constant(draft: _Draft, array: Any, aval: Any, *, data: bool = False) -> int:
     fmt = format_of(aval.dtype)
-    slot = draft.add(Value(Kind.FREE if fmt else Kind.DISCRETE, fmt))
+    slot = draft.add(Value(Kind.FREE if fmt else Kind.DISCRETE, fmt, data=data))
     draft.constants[slot] = array if isinstance(array, jax.Array) else np.asarray(array, aval.dtype)
     return slot
 
@@ -148,7 +151,7 @@ def _scan(draft: _Draft, eqn: Any, call: equations.Call, inputs: tuple[int, ...]
         outs = _body(body, call.jaxpr, call.consts, slots)
         after = [
             _carry(draft.rules.policy, before, body.values[slot], is_linear=is_linear)
-            for before, slot, is_linear in zip(carry, outs, linear, strict=False)
+            for before, slot, is_linear in zip(carry, outs[:m], linear, strict=True)
         ]
         if [(v.kind, v.format, v.data) for v in after] == [
             (v.kind, v.format, v.data) for v in carry
@@ -190,7 +193,8 @@ def _carry(policy: Policy, before: Value, after: Value, *, is_linear: bool) -> V
         case Kind.ISLAND:
             return replace(value, format=policy.sensitive)
         case _:
-            return replace(value, format=before.format)
+            # Stored in few bits and updated: as wide as the update is, or it would be lost.
+            return replace(value, format=after.format or before.format)
 
 
 _CALLS: dict[str, Callable[..., list[int]]] = {

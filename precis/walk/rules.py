@@ -12,7 +12,7 @@ from precis.formats import FLOAT32, FloatFormat
 from precis.ops import MATRIX_OPS
 from precis.walk import equations
 from precis.walk.flops import matrix_flops
-from precis.walk.islands import Rules, pin_of, place
+from precis.walk.islands import Rules, depends_on_data, pin_of, place
 from precis.walk.kinds import Kind, Value, format_of, join
 from precis.walk.matrix import plan_matrix
 from precis.walk.program import Action, Cast, Opaque, Rearrange, Run
@@ -32,6 +32,8 @@ def decide(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Va
         return _opaque(rules, eqn, values, declared)
     if name in MATRIX_OPS and floats:
         return plan_matrix(eqn, values, rules.policy, pin=pin_of(rules, eqn))
+    if name not in equations.KNOWN and any(declared) and not join(floats).is_neutral:
+        return _as_declared(rules, eqn, values, declared)
     if name == "convert_element_type" and floats and declared[0]:
         return _cast(rules, eqn, values[0], declared[0])
     if name in equations.LAYOUT:
@@ -70,7 +72,7 @@ def _layout(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[V
     if len(floats) == 1 or all(value == floats[0] for value in floats):
         value = replace(floats[0], data=any(v.data for v in values))
         return Rearrange(value.format), [value] * len(eqn.outvars)
-    work, value = place(rules, eqn, floats)
+    work, value = place(rules, eqn, values)
     return Rearrange(work), [replace(value, data=any(v.data for v in values))]
 
 
@@ -78,7 +80,7 @@ def _compute(
     rules: Rules, eqn: Any, values: list[Value], declared: list[FloatFormat | None]
 ) -> tuple[Action, list[Value]]:
     floats = [value for value in values if value.format]
-    data = any(value.data for value in values)
+    data = depends_on_data(eqn, values)
     if not any(declared):
         work = format_of(eqn.invars[0].aval.dtype) if floats and eqn.invars else None
         work = next((format_of(a.aval.dtype) for a in eqn.invars if format_of(a.aval.dtype)), work)
@@ -87,7 +89,7 @@ def _compute(
         kind = [Kind.FREE if fmt else Kind.DISCRETE for fmt in declared]
         out = [Value(k, fmt, data=data) for k, fmt in zip(kind, declared, strict=True)]
         return Run(FLOAT32), out
-    work, value = place(rules, eqn, floats)
+    work, value = place(rules, eqn, values)
     outs = [
         replace(value, data=data) if fmt else Value(Kind.DISCRETE, data=data) for fmt in declared
     ]
@@ -113,6 +115,14 @@ def _opaque(
                 f"{equations.scope_of(eqn) or 'top level'}, which the walker cannot enter yet; "
                 "it enters jit, scan and jax.checkpoint"
             )
+    return _as_declared(rules, eqn, values, declared)
+
+
+def _as_declared(
+    rules: Rules, eqn: Any, values: list[Value], declared: list[FloatFormat | None]
+) -> tuple[Action, list[Value]]:
+    """Rules 6 and 9: what the walker does not know runs as it was written."""
+    joined = join([value for value in values if value.format])
     operands = tuple(format_of(atom.aval.dtype) for atom in eqn.invars)
     if joined.is_neutral:
         outs, kind = declared, joined.kind
@@ -126,7 +136,7 @@ def _opaque(
         else Value(Kind.DISCRETE, data=data)
         for fmt in outs
     ]
-    flops = 0 if joined.is_neutral else sum(map(matrix_flops, _inner(eqn)))
+    flops = 0 if joined.is_neutral else sum(map(matrix_flops, (eqn, *_inner(eqn))))
     return Opaque(operands, tuple(outs), flops), results
 
 

@@ -16,7 +16,7 @@ TWINS = [("bf16", "e8m7"), ("f16", "e5m10")]
 
 
 def trained(task, policy, steps=2):
-    optimizer = make_optimizer(Recipe(learning_rate=1e-2), policy, steps)
+    optimizer = make_optimizer(Recipe(learning_rate=1e-2), steps)
     step = make_step(task.loss, optimizer, policy, has_state=True, jit=False)
     update = jax.jit(step.update, compiler_options=OPTIONS)
     state = step.init(*task.init(jax.random.key(0)))

@@ -71,10 +71,29 @@ def test_params_stay_in_their_format():
 
 
 @pytest.mark.parametrize(
+    ("policy", "m", "v"),
+    [
+        ("bf16", "bfloat16", "bfloat16"),
+        ("p=bf16,c=bf16,o=bf16", "float32", "float32"),
+        ("p=f16,c=f16,o=f16", "float32", "float32"),
+        ("p=f32,c=f32,o=f32,m=bf16,v=f16", "bfloat16", "float16"),
+    ],
+)
+def test_moments_are_stored_as_the_policy_says(policy, m, v):
+    params, batch = problem()
+    step = make_step(loss, optax.adam(1e-3), policy)
+    state, _ = step(step.init(params), batch)
+    adam = getattr(state.opt_state, "inner", state.opt_state)[0]
+    assert (adam.mu["w"].dtype, adam.nu["w"].dtype) == (m, v)
+
+
+@pytest.mark.parametrize(
     ("policy", "choice", "scaled"),
     [
         ("mixed_f16", "auto", True),
         ("c=bf16,g=e5m2", "auto", True),
+        ("c=e4m3,o=f32", "auto", True),
+        ("p=f32,c=f32,o=f32,w=f16", "auto", True),
         ("mixed_bf16", "auto", False),
         ("mixed_f16", "none", False),
         ("mixed_bf16", "dynamic", True),
@@ -116,7 +135,7 @@ def task_loss(params, state, batch, *, key, train):
 
 def test_a_skipped_step_leaves_every_bit_and_is_counted():
     params, batch = problem()
-    params["b"] = params["b"].at[0].set(-0.0)
+    params["b"] = jnp.float32([-0.0, 1e-40, 0.0])
     step = make_step(
         task_loss, optax.adam(0.1), "mixed_f16", has_state=True, loss_scale=dynamic_loss_scale()
     )
