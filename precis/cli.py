@@ -52,7 +52,7 @@ def run_command(arguments: Sequence[str]) -> int:
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    except (ValueError, BlockingIOError) as error:
+    except (ValueError, OSError) as error:
         print(f"precis: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
 

@@ -22,5 +22,7 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """The end of an error message: `; did you mean 'x'?`, or all choices if none is near."""
     choices = list(choices)
+    if not choices:
+        return ""
     close = nearest(name, choices)
     return f"; did you mean {close!r}?" if close else f"; choose from {', '.join(choices)}"

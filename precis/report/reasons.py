@@ -89,6 +89,9 @@ def _diverged(row: Row) -> str:
     when = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(map(str, steps))}"
     text = f"The loss stopped being finite at {when}, in {len(diverged)} of {len(ended)} seeds"
     narrow = _narrow(formats(row.trials))
+    if others := [key for key in row.arm.recipe if key != "loss_scale"]:
+        changed = ", ".join(f"`{key}={row.arm.recipe[key]}`" for key in others)
+        return f"{text}; its recipe has {changed}, so the policy need not be the cause."
     if narrow is None:
         return f"{text}."
     key, fmt = narrow

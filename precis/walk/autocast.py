@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
+from precis.formats import FLOAT32, FloatFormat, cast_to, parse_float, wide_dtype
 from precis.policy import Policy, get_policy
 from precis.tree import path_str
 from precis.walk.emit import emit
@@ -108,6 +108,7 @@ def trace(
     of what the program wants. So each cast to a 16-bit dtype in the trace is the program's own.
     """
     flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
+    _check_carriers(policy)
     roles = _roles_of_args(args, params_argnums, state_argnums)
     is_array = [_is_array(leaf) for _, leaf in flat]
     standins = [_standin(leaf) for (_, leaf), array in zip(flat, is_array, strict=True) if array]
@@ -139,6 +140,16 @@ def _backward_roles(policy: Policy) -> str:
         for role in policy.roles()
         if role.key in ("g", "w") and role.reason == "given"
     )
+
+
+def _check_carriers(policy: Policy) -> None:
+    """Without x64, JAX would compute in float32 and say nothing."""
+    wide = [role.key for role in policy.roles() if parse_float(role.format).carrier.itemsize > 4]
+    if wide and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+        raise ValueError(
+            f"{policy}: {', '.join(wide)} want float64, which JAX has only with x64 enabled: set "
+            "JAX_ENABLE_X64=1, or jax.config.update('jax_enable_x64', True)"
+        )
 
 
 class _Role(NamedTuple):

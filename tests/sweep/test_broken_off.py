@@ -67,6 +67,10 @@ def results(folder):
     return (the_trial(folder) / "metrics.jsonl").read_bytes(), timeless
 
 
+def written_at(folder):
+    return (the_trial(folder) / "status.json").stat().st_mtime_ns
+
+
 def test_killed_or_stopped_anywhere_it_ends_the_same(precis, tmp_path):
     seed = random.randrange(2**32)
     print(f"kill points drawn from seed {seed}")
@@ -90,8 +94,13 @@ def test_killed_or_stopped_anywhere_it_ends_the_same(precis, tmp_path):
 
     # Ctrl-C reaches the whole group, SIGTERM the parent alone; both save at the very step.
     for number, tell in ((signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)):
+        # What the broken run wrote last says nothing of the one that starts now.
+        old = written_at(broken)
         process = precis("sweep", sweep, "--out", broken)
-        wait_for(lambda: step_of(broken) > max(saved_steps(broken)), process)
+        wait_for(
+            lambda old=old: written_at(broken) > old and step_of(broken) > max(saved_steps(broken)),
+            process,
+        )
         tell(process.pid, number)
         code, output = finished(process)
         assert code == 75, output

@@ -286,6 +286,12 @@ def test_loops_over_integers_are_left_alone():
     assert autocast(fn, "bf16")(jnp.ones((3, 3)), jnp.ones((3, 3)), jnp.int32(4))[0, 0] == 12
 
 
+@pytest.mark.parametrize("policy", ["f64", "c=bf16,s=f64", "p=f32,c=f64,o=f32"])
+def test_float64_without_x64_is_refused_and_not_quietly_float32(policy):
+    with pytest.raises(ValueError, match="only with x64 enabled: set JAX_ENABLE_X64=1"):
+        autocast(mlp, policy)({}, jnp.ones(3))
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="'respect' or 'override'"):
         autocast(mlp, "bf16", pins="ignore")
