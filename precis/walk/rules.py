@@ -82,9 +82,8 @@ def _compute(
     floats = [value for value in values if value.format]
     data = depends_on_data(eqn, values)
     if not any(declared):
-        work = format_of(eqn.invars[0].aval.dtype) if floats and eqn.invars else None
-        work = next((format_of(a.aval.dtype) for a in eqn.invars if format_of(a.aval.dtype)), work)
-        return Run(work or FLOAT32), [_discrete(values)] * len(eqn.outvars)
+        work = next((fmt for a in eqn.invars if (fmt := format_of(a.aval.dtype))), FLOAT32)
+        return Run(work), [_discrete(values)] * len(eqn.outvars)
     if not floats:
         kind = [Kind.FREE if fmt else Kind.DISCRETE for fmt in declared]
         out = [Value(k, fmt, data=data) for k, fmt in zip(kind, declared, strict=True)]
