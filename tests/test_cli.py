@@ -49,11 +49,11 @@ def test_help_is_quick():
     precis("--help")  # Bytecode is compiled once.
     code, output, cpu_s = precis("--help")
     assert code == 0
-    assert all(word in output for word in ("sweep", "run", "status", "report", "policy"))
+    assert all(word in output for word in ("sweep", "run", "status", "report", "policy", "formats"))
     assert cpu_s < 0.5
 
 
-@pytest.mark.parametrize("command", ["sweep", "run", "status", "report", "policy"])
+@pytest.mark.parametrize("command", ["sweep", "run", "status", "report", "policy", "formats"])
 def test_every_command_explains_itself(command):
     code, output, _ = precis(command, "--help")
     assert code == 0

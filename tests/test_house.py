@@ -17,7 +17,7 @@ HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax"}
 LIGHT_DOORS = ["precis", "precis.policy", "precis.stats", "precis.report", "precis.cli"]
 
 # The rooms that touch disk, time and devices; the rest is told what it needs to know.
-MAY_READ_ENVIRONMENT = ("sweep/", "doctor/", "cli.py")
+MAY_READ_ENVIRONMENT = ("sweep/", "doctor/", "cli/")
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 

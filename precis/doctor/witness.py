@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from precis.formats import FLOAT32, FloatFormat, parse_float
+from precis.formats import FLOAT32, FloatFormat, Format, parse_float
 from precis.policy import Policy, get_policy
 from precis.walk import autocast
 
@@ -68,7 +68,7 @@ def compiled_roundings(
 def _twin(policy: Policy) -> Policy:
     """`policy` with each 16-bit dtype that it computes in replaced by the emulated equal."""
     stored = {"param", "reduce", "m", "v"}
-    changes = {
+    changes: dict[str, Any] = {
         field.name: _emulated(getattr(policy, field.name))
         for field in fields(policy)
         if field.name not in stored
@@ -76,8 +76,8 @@ def _twin(policy: Policy) -> Policy:
     return replace(policy, **changes)
 
 
-def _emulated(fmt: FloatFormat) -> FloatFormat:
-    if not fmt.is_native or fmt.bits >= FLOAT32.bits:
+def _emulated(fmt: Format) -> Format:
+    if not isinstance(fmt, FloatFormat) or not fmt.is_native or fmt.bits >= FLOAT32.bits:
         return fmt
     return parse_float(f"e{fmt.exponent_bits}m{fmt.mantissa_bits}")
 

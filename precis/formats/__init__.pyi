@@ -1,22 +1,53 @@
+from .blocks import Blocks, from_blocks, quantize_dequantize, to_blocks
 from .cast import cast_to, wide_dtype
 from .catalogue import BFLOAT16, CATALOGUE, FLOAT16, FLOAT32, FLOAT64, TF32
-from .parse import Format, parse, parse_float
+from .codes import decode, encode
+from .exact import nearest_code, neighbors, value_of
+from .facts import Facts, facts
+from .pack import Packed, pack, unpack
+from .parse import Format, parse, parse_float, parse_grid
+from .reading import Reading, read_number
 from .round import round_to
-from .spec import FloatFormat, IntFormat
+from .scaled import BLOCK_FORMATS, Rounded, ScaledFormat
+from .scales import scale_exponents
+from .spec import Codebook, FloatFormat, Grid, IntFormat
 
 __all__ = [
     "BFLOAT16",
+    "BLOCK_FORMATS",
     "CATALOGUE",
     "FLOAT16",
     "FLOAT32",
     "FLOAT64",
     "TF32",
+    "Blocks",
+    "Codebook",
+    "Facts",
     "FloatFormat",
     "Format",
+    "Grid",
     "IntFormat",
+    "Packed",
+    "Reading",
+    "Rounded",
+    "ScaledFormat",
     "cast_to",
+    "decode",
+    "encode",
+    "facts",
+    "from_blocks",
+    "nearest_code",
+    "neighbors",
+    "pack",
     "parse",
     "parse_float",
+    "parse_grid",
+    "quantize_dequantize",
+    "read_number",
     "round_to",
+    "scale_exponents",
+    "to_blocks",
+    "unpack",
+    "value_of",
     "wide_dtype",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -23,8 +24,9 @@ def cast_to(x: Array, fmt: Format | str) -> Array:
     """`x` in `fmt`: in its dtype, or on its float32 carrier if it has none.
 
     Narrowing goes through `round_to`, so that the compiler cannot keep more bits than the
-    format has (XLA may drop a bare pair of converts). Special values as in `round_to`; the
-    cotangent comes back cast to the dtype of `x`.
+    format has (XLA may drop a bare pair of converts). Special values as in `round_to`, but for
+    NaN, which stays NaN on the carrier even of a format that has none: an emulation must not
+    hide that a computation went wrong. The cotangent comes back cast to the dtype of `x`.
 
     >>> import jax.numpy as jnp
     >>> cast_to(jnp.float32(0.1), "bf16").dtype
@@ -46,4 +48,7 @@ def cast_to(x: Array, fmt: Format | str) -> Array:
     wide = x.astype(wide_dtype(x.dtype))
     if fmt.dtype is not None and wide_dtype(wide.dtype, fmt.dtype) == fmt.dtype:
         return wide.astype(fmt.dtype)
-    return round_to(wide, fmt).astype(fmt.carrier)
+    rounded = round_to(wide, fmt)
+    if not fmt.has_nan:
+        rounded = jnp.where(jnp.isnan(wide), wide, rounded)
+    return rounded.astype(fmt.carrier)

@@ -3,11 +3,16 @@
 The casts happen inside the op's own differentiation rule. So a parameter is saved for the
 backward pass as it is stored, never as a second copy in the compute format, and the forward
 product, the input gradient and the weight gradient each get formats of their own.
+
+A scaled format has its groups along what a product sums over. The backward products sum over
+other axes, so what runs on a scaled grid there is brought onto it anew, from unrounded values.
+Where the cotangent's format is not scaled, they take the operands as the forward product had
+them: the gradient is then that of the product of rounded operands, straight through the rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +20,8 @@ import numpy as np
 from jax import Array, lax
 from jax.extend import core as jex_core
 
-from precis.formats import FloatFormat, cast_to, wide_dtype
+from precis.formats import FloatFormat, Format, cast_to, wide_dtype
+from precis.ops.operand import bring, is_scaled, summed_axes
 
 
 class MatrixOp(NamedTuple):
@@ -34,7 +40,7 @@ class Operand(NamedTuple):
         is_weight: Whether the backward pass keeps it as stored and casts it once more.
     """
 
-    format: FloatFormat
+    format: Format
     grad: FloatFormat
     is_weight: bool
 
@@ -54,7 +60,7 @@ class Roles(NamedTuple):
     rhs: Operand
     accum: FloatFormat
     out: FloatFormat
-    grad: FloatFormat
+    grad: Format
 
 
 def matrix_op(
@@ -73,30 +79,50 @@ def matrix_op(
         forward_mode: Leave out the custom rule, so that `jax.jvp` works. The gradients are then
             JAX's own, and `grad` in roles and operands has no effect.
     """
+    anew = is_scaled(roles.grad)
+    keeps = [o.is_weight or is_scaled(o.format) for o in (roles.lhs, roles.rhs)]
+
+    def rounded(lhs: Array, rhs: Array) -> tuple[Array, Array]:
+        return _bring(op, lhs, roles.lhs.format, 0), _bring(op, rhs, roles.rhs.format, 1)
 
     def forward(lhs: Array, rhs: Array) -> tuple[Array, tuple[Array, Array]]:
-        low = cast_to(lhs, roles.lhs.format), cast_to(rhs, roles.rhs.format)
-        product = _product(op, *low)
-        out = cast_to(cast_to(product, roles.accum), roles.out)
-        saved = lhs if roles.lhs.is_weight else low[0], rhs if roles.rhs.is_weight else low[1]
-        return out, saved
+        low = rounded(lhs, rhs)
+        out = cast_to(cast_to(_product(op, *low), roles.accum), roles.out)
+        return out, (lhs if keeps[0] else low[0], rhs if keeps[1] else low[1])
 
     if forward_mode:
         return forward(lhs, rhs)[0]
     dtypes = lhs.dtype, rhs.dtype
 
     def backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-        low = cast_to(saved[0], roles.lhs.format), cast_to(saved[1], roles.rhs.format)
-        g = cast_to(cotangent, roles.grad)
+        operands = [_Tagged(x, None) for x in rounded(*saved)]
+        g = _Tagged(cotangent, roles.grad)
+        if anew:
+            for side, operand in enumerate((roles.lhs, roles.rhs)):
+                if is_scaled(operand.format):
+                    operands[side] = _Tagged(saved[side], operand.format)
+        else:
+            g = _Tagged(_bring(op, cotangent, roles.grad, 0), None)
         grads = []
         for side, operand in enumerate((roles.lhs, roles.rhs)):
-            grad = cast_to(_transposed(op, side, low, g), roles.accum)
+            grad = cast_to(_transposed(op, side, operands, g), roles.accum)
             grads.append(cast_to(grad, operand.grad).astype(dtypes[side]))
         return grads[0], grads[1]
 
     call = jax.custom_vjp(lambda lhs, rhs: forward(lhs, rhs)[0])
     call.defvjp(forward, backward)
     return call(lhs, rhs)
+
+
+class _Tagged(NamedTuple):
+    """An array, and the scaled format that it is still to be brought to, if any."""
+
+    array: Array
+    format: Format | None
+
+
+def _bring(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array:
+    return bring(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side))
 
 
 def _product(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
@@ -123,15 +149,15 @@ def _bind(op: MatrixOp, lhs: Array, rhs: Array, accum: Any) -> Array:
     return op.primitive.bind(lhs, rhs, **params)
 
 
-def _transposed(op: MatrixOp, side: int, operands: tuple[Array, Array], g: Array) -> Array:
+def _transposed(op: MatrixOp, side: int, operands: Sequence[_Tagged], g: _Tagged) -> Array:
     """The cotangent of operand `side`, given the output's, without any index algebra.
 
     JAX transposes the op at the accumulator's dtype; its matrix ops are then bound again with
     the operands as they are.
     """
-    wide = wide_dtype(operands[0].dtype, operands[1].dtype)
-    shapes = [jax.ShapeDtypeStruct(x.shape, wide) for x in (*operands, g)]
-    other = operands[1 - side]
+    arrays = [*(operand.array for operand in operands), g.array]
+    wide = wide_dtype(*(x.dtype for x in arrays[:2]))
+    shapes = [jax.ShapeDtypeStruct(x.shape, wide) for x in arrays]
 
     def pull(g: Array, other: Array) -> Array:
         def push(operand: Array) -> Array:
@@ -141,21 +167,33 @@ def _transposed(op: MatrixOp, side: int, operands: tuple[Array, Array], g: Array
         return jax.linear_transpose(push, shapes[side])(g)[0]
 
     jaxpr = jax.make_jaxpr(pull)(shapes[2], shapes[1 - side])
-    return _evaluate(jaxpr, g, other)
+    return _evaluate(jaxpr, g, operands[1 - side])
 
 
-def _evaluate(jaxpr: Any, *args: Array) -> Array:
-    """Runs a straight-line jaxpr on arrays of other dtypes, its matrix ops as products."""
-    env: dict[Any, Any] = dict(zip(jaxpr.jaxpr.invars, args, strict=True))
-    read: Callable[[Any], Any] = lambda a: a.val if isinstance(a, jex_core.Literal) else env[a]  # noqa: E731
+def _evaluate(jaxpr: Any, *args: _Tagged) -> Array:
+    """Runs a straight-line jaxpr on arrays of other dtypes, its matrix ops as products.
+
+    Layout ops pass on what an array is still to be brought to, up to the product that sums it.
+    """
+    env: dict[Any, _Tagged] = dict(zip(jaxpr.jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> _Tagged:
+        return _Tagged(atom.val, None) if isinstance(atom, jex_core.Literal) else env[atom]
+
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
         if eqn.primitive.name in MATRIX_OPS:
-            out = _product(MatrixOp(eqn.primitive, dict(eqn.params)), *values)
+            op = MatrixOp(eqn.primitive, dict(eqn.params))
+            brought = (
+                x if fmt is None else _bring(op, x, fmt, side)
+                for side, (x, fmt) in enumerate(values)
+            )
+            out = _Tagged(_product(op, *brought), None)
         else:
-            out = eqn.primitive.bind(*values, **eqn.params)
+            arrays = [value.array for value in values]
+            out = _Tagged(eqn.primitive.bind(*arrays, **eqn.params), values[0].format)
         env[eqn.outvars[0]] = out
-    return read(jaxpr.jaxpr.outvars[0])
+    return read(jaxpr.jaxpr.outvars[0]).array
 
 
 MATRIX_OPS = frozenset({"dot_general", "conv_general_dilated"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from precis.formats import FloatFormat, cast_to
+from precis.formats import FloatFormat, cast_to, parse_float
 from precis.policy.grammar import get_policy
 from precis.policy.policy import Policy
 from precis.tree import map_floats
@@ -17,8 +17,16 @@ def cast_to_param(policy: Policy | str, tree: PyTree) -> PyTree:
 
 
 def cast_to_compute(policy: Policy | str, tree: PyTree) -> PyTree:
-    """`tree` with its float leaves stored in the policy's compute format."""
-    return cast_floats(tree, get_policy(policy).compute)
+    """`tree` with its float leaves stored in the policy's compute format.
+
+    Raises:
+        ValueError: That format is scaled, or an integer: it is no storage of single values.
+    """
+    resolved = get_policy(policy)
+    try:
+        return cast_floats(tree, parse_float(resolved.compute))
+    except ValueError as error:
+        raise ValueError(f"{resolved}: {error}") from None
 
 
 def cast_to_output(policy: Policy | str, tree: PyTree) -> PyTree:

@@ -5,18 +5,31 @@
     key     = "p" | "c" | "k" | "x" | "o" | "a" | "g" | "w" | "s" | "r" | "m" | "v"
             | "params" | "compute" | "output" | … (the roles' long names)
 
-The text means in jmp what it means here, as far as jmp has it.
+The text means in jmp what it means here, as far as jmp has it. `format` is `formats.parse`'s; c, k
+and g, operands of matrix ops, may be scaled, and an integer there has a scale per channel.
 """
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
-from precis.formats import FloatFormat, parse_float
+from precis.formats import (
+    FLOAT32,
+    Codebook,
+    FloatFormat,
+    Format,
+    Rounded,
+    ScaledFormat,
+    parse,
+    parse_float,
+)
 from precis.policy.policy import KEYS, Policy, default_of
 from precis.policy.presets import PRESETS
 from precis.types import did_you_mean
 
+_OPERANDS = ("c", "k", "g")
+_COMMA = re.compile(r",(?![^()]*\))")  # but none inside parentheses
 _LONG = {"params": "p"} | {name: key for key, name in KEYS.items()}
 
 
@@ -24,7 +37,8 @@ def get_policy(text: Policy | str) -> Policy:
     """The policy that `text` describes; a policy is returned as it is.
 
     `text` is a preset (`mixed_bf16`), a list of roles (`p=f32,c=bf16,o=f32`), or one format,
-    which then sets p, c and o. Roles that are left out take their defaults.
+    which then sets p, c and o; a scaled or integer one sets c, with p=f32 and o=f32. Roles that
+    are left out take their defaults.
     `get_policy(str(policy)) == policy`.
 
     >>> str(get_policy("mixed_bf16"))
@@ -44,16 +58,17 @@ def get_policy(text: Policy | str) -> Policy:
     return policy
 
 
-def _given(text: str) -> dict[str, FloatFormat]:
+def _given(text: str) -> dict[str, Format]:
     """The roles that `text` names, after presets and bare formats are written out."""
     if not isinstance(text, str):
         raise TypeError(f"a policy or its text is wanted, got {text!r}")
     text = PRESETS.get(text.strip().lower(), text)
-    if "=" not in text:
+    if not re.match(r"\s*\w+\s*=", text):
         fmt = _bare(text)
-        return {"p": fmt, "c": fmt, "o": fmt}
-    given: dict[str, FloatFormat] = {}
-    for part in text.split(","):
+        whole = fmt if isinstance(fmt, FloatFormat) else FLOAT32
+        return {"p": whole, "c": fmt, "o": whole}
+    given: dict[str, Format] = {}
+    for part in _COMMA.split(text):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ValueError(f"{text!r}: {part.strip()!r} is no role=format pair")
@@ -63,13 +78,37 @@ def _given(text: str) -> dict[str, FloatFormat]:
             raise ValueError(f"{text!r}: no role is called {key!r}{did_you_mean(key, choices)}")
         if short in given:
             raise ValueError(f"{text!r}: role {short!r} is given twice")
-        given[short] = parse_float(value)
+        given[short] = _format_for(short, value)
     return given
 
 
-def _bare(text: str) -> FloatFormat:
+def _format_for(key: str, text: str) -> Format:
+    """The format that `text` names, if the role can have it.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if key not in _OPERANDS:
+        try:
+            fmt: Format = parse_float(text)
+        except ValueError as error:
+            raise ValueError(f"{key}={text}: {error}") from None
+    else:
+        fmt = parse(text)
+    grid = fmt.grid if isinstance(fmt, Rounded | ScaledFormat) else fmt
+    if isinstance(grid, FloatFormat) and not grid.is_signed:
+        raise ValueError(f"{key}={text}: {grid} has neither sign nor zero; it serves for scales")
+    if isinstance(fmt, Codebook):
+        raise ValueError(f"{key}={text}: a codebook wants a scale, as in {fmt}@block64")
+    how = fmt.rounding if isinstance(fmt, ScaledFormat) else fmt
+    if isinstance(how, Rounded) and how.rounding == "stochastic":
+        raise ValueError(f"{key}={text}: policies round to nearest; stochastic roles want a key")
+    return fmt
+
+
+def _bare(text: str) -> Format:
     try:
-        return parse_float(text)
+        return _format_for("c", text)
     except ValueError as error:
         if text.strip().lower() == "half":
             raise
@@ -77,7 +116,7 @@ def _bare(text: str) -> FloatFormat:
         raise ValueError(f"no policy is called {text!r}{hint} ({error})") from None
 
 
-def _resolve(given: dict[str, FloatFormat]) -> Policy:
+def _resolve(given: dict[str, Format]) -> Policy:
     known = SimpleNamespace(**{KEYS[key]: fmt for key, fmt in given.items()})
     # A role derives from roles further up this list only.
     for name in ("param", "compute", "activation", *KEYS.values()):

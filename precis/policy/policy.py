@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
-from precis.formats import BFLOAT16, FLOAT32, FloatFormat
+from precis.formats import BFLOAT16, FLOAT32, FloatFormat, Format, Rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,12 +16,12 @@ class Policy:
 
     Attributes:
         param: Storage of the trained parameters.
-        compute: Operands of matrix ops in the forward pass.
-        kernel: The parameter operand of matrix ops.
+        compute: Operands of matrix ops in the forward pass; any format, scaled ones included.
+        kernel: The parameter operand of matrix ops; likewise.
         activation: What flows between ops, forward and backward.
         output: Float outputs of rank ≥ 1.
         accum: What a matrix op hands over before it is rounded to `activation`.
-        grad: Cotangents as operands of backward matrix ops.
+        grad: Cotangents as operands of backward matrix ops; likewise.
         weight_grad: Gradients of parameters.
         sensitive: Islands: softmax, norms, exp, log, long sums, losses; rank-0 outputs.
         reduce: Gradients on the wire.
@@ -30,12 +30,12 @@ class Policy:
     """
 
     param: FloatFormat
-    compute: FloatFormat
-    kernel: FloatFormat
+    compute: Format
+    kernel: Format
     activation: FloatFormat
     output: FloatFormat
     accum: FloatFormat
-    grad: FloatFormat
+    grad: Format
     weight_grad: FloatFormat
     sensitive: FloatFormat
     reduce: FloatFormat
@@ -62,13 +62,14 @@ class Policy:
     @property
     def is_emulated(self) -> bool:
         """Whether some role's format is no dtype of XLA and rides on a wider carrier."""
-        return any(not getattr(self, field.name).is_native for field in fields(self))
+        return not all(is_native(getattr(self, field.name)) for field in fields(self))
 
     @property
     def needs_loss_scaling(self) -> bool:
-        """Whether gradients can underflow: c, x, g or w has no more than 5 exponent bits."""
+        """Whether gradients can underflow: c, x, g or w is unscaled and has ≤ 5 exponent bits."""
         formats = (self.compute, self.activation, self.grad, self.weight_grad)
-        return any(fmt.exponent_bits <= 5 for fmt in formats)
+        grids = (fmt.grid if isinstance(fmt, Rounded) else fmt for fmt in formats)
+        return any(isinstance(grid, FloatFormat) and grid.exponent_bits <= 5 for grid in grids)
 
 
 class Role(NamedTuple):
@@ -108,12 +109,17 @@ class _Known(Protocol):
     @property
     def param(self) -> FloatFormat: ...
     @property
-    def compute(self) -> FloatFormat: ...
+    def compute(self) -> Format: ...
     @property
     def activation(self) -> FloatFormat: ...
 
 
-def default_of(name: str, known: _Known) -> tuple[FloatFormat, str]:
+def is_native(fmt: Format) -> bool:
+    """Whether XLA computes in `fmt`; otherwise it is emulated on a wider carrier."""
+    return isinstance(fmt, FloatFormat) and fmt.is_native
+
+
+def default_of(name: str, known: _Known) -> tuple[Format, str]:
     """The default format of role `name` and the reason for it.
 
     `known` has the roles that it derives from as attributes.
@@ -125,16 +131,19 @@ def default_of(name: str, known: _Known) -> tuple[FloatFormat, str]:
             return known.param, "as p"
         case "kernel" | "grad":
             return known.compute, "as c"
-        case "activation" if known.compute.bits < 16:
-            return BFLOAT16, "bf16: c has fewer than 16 bits"
         case "activation":
-            return known.compute, "as c"
+            compute = known.compute
+            if isinstance(compute, FloatFormat) and compute.bits >= 16:
+                return compute, "as c"
+            return BFLOAT16, "bf16: c is scaled or has fewer than 16 bits"
         case "output":
             return known.activation, "as x"
         case "weight_grad" if known.param.fits_in(FLOAT32):
             return known.param, "as p"
         case _:
-            widest = _wider(_wider(FLOAT32, known.param), known.compute)
+            widest = _wider(FLOAT32, known.param)
+            if isinstance(known.compute, FloatFormat):
+                widest = _wider(widest, known.compute)
             return widest, "the widest of f32, p and c"
 
 

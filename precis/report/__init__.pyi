@@ -2,6 +2,8 @@ from .assemble import Report, Section, summarize
 from .draw import Figures, figures
 from .html import to_html
 from .markdown import to_markdown
+from .number_line import NumberLine, number_line
+from .number_line_picture import draw_number_lines
 from .publish import show, write
 from .read import load
 from .records import Arm, EvalRow, Role, Store, Task, TrainRow, Trial
@@ -12,6 +14,7 @@ __all__ = [
     "Arm",
     "EvalRow",
     "Figures",
+    "NumberLine",
     "Report",
     "Role",
     "Row",
@@ -22,8 +25,10 @@ __all__ = [
     "TaskTable",
     "TrainRow",
     "Trial",
+    "draw_number_lines",
     "figures",
     "load",
+    "number_line",
     "print_report",
     "show",
     "summarize",

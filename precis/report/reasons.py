@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from precis.formats import FloatFormat, parse_float
+from precis.report.grain import grains
 from precis.report.records import Trial
 from precis.report.rows import Row, TaskTable
 from precis.report.words import count, percent, short
@@ -167,19 +168,19 @@ def _side(table: TaskTable, row: Row) -> str:
 
 def _few_bits(row: Row, base: Row, *, explained: bool) -> str:
     """The coarsest of the formats that matrix ops see, where it is coarser than the baseline's."""
-    fmts, plain = formats(row.trials), formats(base.trials)
-    seen = {key: fmts[key] for key in ("c", "k", "x", "g") if key in fmts and key in plain}
+    own, plain = grains(row.trials), grains(base.trials)
+    seen = [key for key in ("c", "k", "x", "g") if key in own and key in plain]
     if not seen:
         return ""
-    key = min(seen, key=lambda k: seen[k].mantissa_bits)
-    fmt = seen[key]
-    if fmt.mantissa_bits >= plain[key].mantissa_bits:
+    key = max(seen, key=lambda k: own[k].error)
+    grain = own[key]
+    if grain.error <= plain[key].error:
         return ""
-    if explained and fmt.mantissa_bits > _FEW_MANTISSA_BITS:
+    if explained and grain.error < 2.0**-_FEW_MANTISSA_BITS / 2:
         return ""
     return (
-        f"`{key}={fmt}` keeps {fmt.mantissa_bits} mantissa bits: each value it rounds is off by "
-        f"up to {_part(fmt.eps / 2)} (`{plain[key]}`: {_part(plain[key].eps / 2)})."
+        f"`{key}={grain.format}` {grain.has}: each value it rounds is off by up to "
+        f"{_part(grain.error)}{grain.of} (`{plain[key].format}`: {_part(plain[key].error)})."
     )
 
 

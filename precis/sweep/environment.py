@@ -12,7 +12,7 @@ from typing import Any
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "ml_dtypes", "numpy", "precis")
 
 # What reads records cannot change them.
-_READERS = ("cli.py", "report", "stats")
+_READERS = ("cli", "report", "stats")
 
 
 def fingerprint() -> str:

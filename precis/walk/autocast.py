@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from precis.formats import FLOAT32, FloatFormat, cast_to, parse_float, wide_dtype
+from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
 from precis.policy import Policy, get_policy
 from precis.tree import path_str
 from precis.walk.emit import emit
@@ -144,7 +144,12 @@ def _backward_roles(policy: Policy) -> str:
 
 def _check_carriers(policy: Policy) -> None:
     """Without x64, JAX would compute in float32 and say nothing."""
-    wide = [role.key for role in policy.roles() if parse_float(role.format).carrier.itemsize > 4]
+    formats = {role.key: getattr(policy, role.name) for role in policy.roles()}
+    wide = [
+        key
+        for key, fmt in formats.items()
+        if isinstance(fmt, FloatFormat) and fmt.carrier.itemsize > 4
+    ]
     if wide and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise ValueError(
             f"{policy}: {', '.join(wide)} want float64, which JAX has only with x64 enabled: set "

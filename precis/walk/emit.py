@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from precis.formats import FLOAT32, FloatFormat
+from precis.formats import FLOAT32, FloatFormat, Format
 from precis.ops import MatrixOp, matrix_op
 from precis.walk import equations
 from precis.walk.environment import Environment
@@ -87,9 +87,9 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
             return _scan(eqn, body, brought(operands), num_consts, num_carry, forward_mode)
 
 
-def _operand(array: Any, value: Value, fmt: FloatFormat, forward_mode: bool) -> Array:
+def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array:
     """An operand as it comes: the op casts it itself, but only here do constants saturate."""
-    free = value.kind is Kind.FREE
+    free = value.kind is Kind.FREE and isinstance(fmt, FloatFormat)
     return jnp.asarray(move(array, value, fmt, forward_mode=forward_mode) if free else array)
 
 

@@ -100,4 +100,5 @@ def format_of(dtype: np.dtype) -> FloatFormat | None:
     """The native format of a float dtype, float32 for a float8; None if it is not a float."""
     if not jnp.issubdtype(dtype, jnp.floating):
         return None
-    return CATALOGUE.get(np.dtype(dtype).name, FLOAT32)
+    fmt = CATALOGUE.get(np.dtype(dtype).name)
+    return fmt if isinstance(fmt, FloatFormat) and fmt.is_native else FLOAT32

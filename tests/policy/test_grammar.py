@@ -29,10 +29,56 @@ def test_order_of_roles_does_not_matter(parts):
     assert get_policy(",".join(parts)) == get_policy(",".join(reversed(parts)))
 
 
+# The design's table.
+EXPANDED = {
+    "f32": "p=f32,c=f32,o=f32",
+    "bf16": "p=bf16,c=bf16,o=bf16,m=bf16,v=bf16",
+    "mixed_bf16": "p=f32,c=bf16,o=f32",
+    "mixed_f16": "p=f32,c=f16,o=f32",
+    "tf32": "p=f32,c=tf32,x=f32,o=f32",
+    "fp8_hybrid": "p=f32,c=e4m3fn@tensor,g=e5m2@tensor,x=bf16,o=f32",
+    "int8": "p=f32,c=int8,g=int8,x=bf16,o=f32",
+    "int8_forward": "p=f32,c=int8,g=bf16,x=bf16,o=f32",
+    "mxfp8": "p=f32,c=mxfp8_e4m3,g=mxfp8_e4m3,x=bf16,o=f32",
+    "nvfp4": "p=f32,c=nvfp4,g=bf16,x=bf16,o=f32",
+}
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_their_text(name):
-    assert str(get_policy(name)) == PRESETS[name]
-    assert get_policy(name) == get_policy(PRESETS[name])
+    policy = get_policy(EXPANDED[name])
+    assert get_policy(name) == policy
+    given = dict(pair.split("=") for pair in EXPANDED[name].split(","))
+    assert {role.key: role.format for role in policy.roles()} | given == {
+        role.key: role.format for role in policy.roles()
+    }
+    assert get_policy(str(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("int8", "p=f32,c=int8,o=f32"),
+        ("int4", "p=f32,c=int4,o=f32"),
+        ("mxfp6_e2m3", "p=f32,c=e2m3@block32:e8m0,o=f32"),
+        ("nvfp4(toward_zero)", "p=f32,c=e2m1(toward_zero)@block16:e4m3fn@tensor,o=f32"),
+        ("e5m2", "p=e5m2,c=e5m2,o=e5m2"),
+    ],
+)
+def test_a_bare_format(text, same):
+    assert get_policy(text) == get_policy(same)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p=f32,c=mxfp8_e4m3(scale=rceil,toward_zero),g=e5m2@tensor,o=f32",
+        "c=e4m3fn(overflow=saturate,subnormals=flush)@channel,k=nf4@block64",
+        "c=f16(overflow=saturate)",
+    ],
+)
+def test_options_with_commas_come_back(text):
+    assert get_policy(str(get_policy(text))) == get_policy(text)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +89,11 @@ def test_presets_are_their_text(name):
         ("c=bf16", "k", "bf16", "as c"),
         ("c=bf16,k=e5m3", "c", "bf16", "given"),
         ("c=bf16", "x", "bf16", "as c"),
-        ("c=e5m3", "x", "bf16", "bf16: c has fewer than 16 bits"),
+        ("c=e5m3", "x", "bf16", "bf16: c is scaled or has fewer than 16 bits"),
+        ("c=int8", "x", "bf16", "bf16: c is scaled or has fewer than 16 bits"),
+        ("c=mxfp4", "g", "mxfp4", "as c"),
+        ("c=mxfp4", "s", "f32", "the widest of f32, p and c"),
+        ("c=mxfp4", "w", "f32", "as p"),
         ("c=e8m7", "x", "e8m7", "as c"),
         ("c=bf16,x=f32", "o", "f32", "as x"),
         ("c=f16", "g", "f16", "as c"),
@@ -82,7 +132,11 @@ def test_means_what_it_means_in_jmp(text):
 
 @pytest.mark.parametrize(
     ("text", "scales"),
-    [("mixed_f16", True), ("c=bf16,g=e5m2", True), ("c=e5m3", True), ("mixed_bf16", False)],
+    [
+        *[("mixed_f16", True), ("c=bf16,g=e5m2", True), ("c=e5m3", True), ("mixed_bf16", False)],
+        # What is scaled has the range that it needs.
+        *[("fp8_hybrid", False), ("mxfp8", False), ("c=f16(overflow=saturate)", True)],
+    ],
 )
 def test_loss_scaling_follows_the_exponent_bits_and_not_the_name(text, scales):
     assert get_policy(text).needs_loss_scaling is scales
@@ -98,7 +152,14 @@ def test_loss_scaling_follows_the_exponent_bits_and_not_the_name(text, scales):
         ("comput=f32", "did you mean 'compute'"),
         ("c=bf16,c=f32", "given twice"),
         ("c=bf16,f32", "no role=format pair"),
-        ("c=int8", "an integer needs a scale"),
+        ("p=int8", "p=int8: .* an integer needs a scale"),
+        ("x=mxfp4", "x=mxfp4: a floating-point format is wanted"),
+        ("c=nf4", "a codebook wants a scale, as in nf4@block64"),
+        ("c=e8m0", "neither sign nor zero"),
+        ("c=e5m2(stochastic)", "stochastic roles want a key"),
+        ("c=int8(stochastic)@channel", "stochastic roles want a key"),
+        ("c=int8@block0", "positive number of values"),
+        ("mxfp9", "did you mean 'mxfp8'"),
         ("m=e5m3", "its format must be a dtype"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from precis.policy import get_policy
 from precis.report import load, summarize
 
 
@@ -63,3 +64,26 @@ def test_a_divergence_under_loss_scaling_is_not_blamed_on_its_absence(sample, tm
         path.unlink()
     ((_, texts),) = summarize(load(folder)).sections[0].findings
     assert "at step 47, in 1 of 3 seeds, although the loss was scaled" in texts[0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        # 127 steps on either side; half a step of the largest is one part in 254 of it.
+        (
+            "int8",
+            "`c=int8` has 254 steps for all that shares a scale: each value it rounds is off "
+            "by up to 1 part in 254 of the largest among them",
+        ),
+        (
+            "nvfp4",
+            "`c=nvfp4` keeps 1 mantissa bit: each value it rounds is off by up to 1 part in 4 ",
+        ),
+    ],
+)
+def test_what_scaled_formats_cost(sample, tmp_path, policy, said):
+    formats = {role.key: role.format for role in get_policy(policy).roles()}
+    made = sample.Made("low", policy, formats, harm=0.2)
+    folder = sample.write_store(tmp_path / "runs", arms=(*sample.ARMS[:2], made))
+    ((_, texts),) = summarize(load(folder)).sections[0].findings
+    assert said in " ".join(texts)

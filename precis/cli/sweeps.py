@@ -1,60 +1,24 @@
-"""The command `precis`: doors to sweeps, reports and policies, thin and quick to open.
-
-Exit codes: 0 all went well (a trial that diverged is a result), 1 a trial failed, 2 bad
-configuration, 75 interrupted: the same command resumes.
-"""
+"""The commands that make records and read them: `sweep`, `run`, `status`, `report`."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+from precis.cli.console import open_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from precis.sweep import Outcome, Plan
 
-# Rooms are imported by the commands that need them: `--help` must not wait for any.
-
-BAD_CONFIGURATION = 2
-
 Settings = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]],
     tyro.conf.arg(name="set", metavar="KEY=VALUE"),
 ]
-
-
-def main() -> None:
-    """Runs the command line and exits."""
-    sys.exit(run_command(sys.argv[1:]))
-
-
-def run_command(arguments: Sequence[str]) -> int:
-    """The exit code of `precis` with `arguments`."""
-    commands: dict[str, Callable[..., Any]] = {
-        "sweep": sweep,
-        "run": run,
-        "status": status,
-        "report": report,
-        "policy": policy,
-    }
-    try:
-        return tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="precis",
-            description="A laboratory for numerical precision in JAX.\n\nExit codes: 0 ok, "
-            "1 a trial failed, 2 bad configuration,\n75 interrupted: the same command resumes.",
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    except (ValueError, OSError) as error:
-        print(f"precis: {error}", file=sys.stderr)
-        return BAD_CONFIGURATION
 
 
 def sweep(
@@ -150,7 +114,7 @@ def status(folder: tyro.conf.Positional[Path]) -> int:
         # Nobody writes here, so nobody runs it: it was killed.
         state = "broken off" if found.state == "running" and not held else found.state
         table.add_row(name, state, f"{found.step}/{found.steps}" if found.steps else "–")
-    console = _console()
+    console = open_console()
     console.print(table)
     console.print("a process is at work here" if held else "nobody is at work here", style="dim")
     return 0
@@ -162,29 +126,7 @@ def report(folder: tyro.conf.Positional[Path]) -> int:
     Args:
         folder: A sweep's folder.
     """
-    _publish(folder, _console(), force=True)
-    return 0
-
-
-def policy(text: tyro.conf.Positional[str]) -> int:
-    """Print what a policy's text resolves to: every role, its format and why.
-
-    Args:
-        text: A preset (mixed_bf16), roles (p=f32,c=bf16,o=f32), or one format.
-    """
-    from rich.table import Table
-
-    from precis.policy import get_policy
-
-    resolved = get_policy(text)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("key", "role", "format", "reason"):
-        table.add_column(heading)
-    for role in resolved.roles():
-        table.add_row(*role)
-    console = _console()
-    console.print(f"[bold]{resolved}[/]", highlight=False)
-    console.print(table, highlight=False)
+    _publish(folder, open_console(), force=True)
     return 0
 
 
@@ -193,7 +135,7 @@ def _launch(
 ) -> int:
     from precis.sweep import INTERRUPTED, launch
 
-    console = _console()
+    console = open_console()
     try:
         outcome = launch(
             plan,
@@ -237,7 +179,7 @@ def _publish(folder: Path, console: Console, *, force: bool) -> None:
 def _show_plan(plan: Plan) -> int:
     from precis.policy import get_policy
 
-    console = _console()
+    console = open_console()
     for arm in plan.arms.values():
         mark = " (baseline)" if arm.name == plan.baseline else ""
         console.print(f"[bold]{arm.name}[/]{mark} {get_policy(arm.policy)}", highlight=False)
@@ -251,13 +193,3 @@ def _at_least_0(workers: int) -> int:
     if workers < 0:
         raise ValueError(f"--workers is 0 or more, got {workers}")
     return workers
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,29 @@
+"""The command `policy`: what a policy's text resolves to."""
+
+from __future__ import annotations
+
+import tyro
+
+from precis.cli.console import open_console
+
+
+def policy(text: tyro.conf.Positional[str]) -> int:
+    """Print what a policy's text resolves to: every role, its format and why.
+
+    Args:
+        text: A preset (mixed_bf16), roles (p=f32,c=bf16,o=f32), or one format.
+    """
+    from rich.table import Table
+
+    from precis.policy import get_policy
+
+    resolved = get_policy(text)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("key", "role", "format", "reason"):
+        table.add_column(heading)
+    for role in resolved.roles():
+        table.add_row(*role)
+    console = open_console()
+    console.print(f"[bold]{resolved}[/]", highlight=False)
+    console.print(table, highlight=False)
+    return 0

@@ -1,0 +1,137 @@
+"""What a group of values is divided by, so that it fits a grid."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from precis.formats.bits import CARRIERS, exponent_of, split
+from precis.formats.catalogue import FLOAT32
+from precis.formats.scaled import Rounded, ScaledFormat, ScaleRule
+from precis.formats.spec import FloatFormat, Grid
+from precis.formats.values import round_values
+
+_F32 = CARRIERS[np.dtype(np.float32)]
+_SMALLEST_NORMAL = np.float32(FLOAT32.smallest_normal)
+
+
+def amax(x: Array, axes: tuple[int, ...]) -> Array:
+    """The largest |x| over `axes`, which are kept with size 1; NaN if any x is.
+
+    Taken on the bits as integers, where NaN is the largest of all: XLA's CPU backend drops NaN
+    from the maximum of a large float array.
+
+    Args:
+        x: [...] float32.
+        axes: What to reduce over; over an empty axis the maximum is 0.
+    """
+    _, magnitude = split(x)
+    largest = jnp.max(magnitude.astype(np.int32), axes, keepdims=True, initial=0)
+    return lax.bitcast_convert_type(largest, np.float32)
+
+
+def scale_exponents(amax: Array, grid: Grid, rule: ScaleRule = "floor") -> Array:
+    """Exponents of power-of-two scales for groups whose largest magnitude is `amax`.
+
+    With e the exponent of `grid.max`:
+
+    * `floor`: `floor(log2(amax)) - e`, OCP's. Values beyond `max` times the scale saturate.
+    * `ceil`: `ceil(log2(amax)) - e`. Nothing saturates, half of the range may lie idle.
+    * `even`: `floor(log2(amax rounded to the grid's mantissa bits, ties away)) - e`.
+    * `rceil`: the smallest power of two by which `amax` comes to lie within `max`.
+
+    All of them are read from bits, exactly, and clipped to e8m0's -127 … 127.
+
+    >>> from precis.formats import parse
+    >>> scale_exponents(jnp.float32([500.0, 0.0]), parse("e4m3fn"), "rceil")
+    Array([   1, -127], dtype=int32)
+
+    Args:
+        amax: [...] float32, finite and not negative.
+        grid: What the scaled values are rounded to.
+        rule: Which power of two.
+
+    Returns:
+        [...] int32.
+
+    Source: OCP Microscaling Formats specification 1.0, section 6.3 (floor); NVIDIA,
+    arXiv:2506.08027 (rceil); Microsoft's microxcaling library (even).
+    """
+    significand, exponent = math.frexp(grid.max)  # significand in [0.5, 1)
+    m = FLOAT32.mantissa_bits
+    _, magnitude = split(amax)
+    if rule == "even":
+        half = (1 << (m - 1)) >> _mantissa_bits(grid)
+        magnitude = magnitude + np.asarray(half, np.uint32)
+    found = exponent_of(magnitude, _F32) - np.int32(FLOAT32.bias)
+    if rule in ("ceil", "rceil"):
+        # More than a power of two; more than the significand of the largest element.
+        threshold = 1.0 if rule == "ceil" else 2 * significand
+        found = found + _exceeds(magnitude, found, threshold).astype(np.int32)
+    return jnp.clip(found - np.int32(exponent - 1), -127, 127)
+
+
+def _exceeds(magnitude: Array, exponent: Array, threshold: float) -> Array:
+    """Whether |x| / 2^exponent, in [1, 2), is larger than `threshold`."""
+    m = FLOAT32.mantissa_bits
+    lift = jnp.clip(np.int32(FLOAT32.min_exponent) - exponent, 0, m).astype(np.uint32)
+    fraction = (magnitude << lift) & np.asarray((1 << m) - 1, np.uint32)
+    return fraction > np.asarray(int((threshold - 1) * 2**m), np.uint32)
+
+
+def _mantissa_bits(grid: Grid) -> int:
+    if isinstance(grid, FloatFormat):
+        return grid.mantissa_bits
+    # An integer has as many significant bits as its largest value, all but one behind the first.
+    return math.frexp(grid.max)[1] - 1 + getattr(grid, "fraction_bits", 0)
+
+
+def float_scales(largest: Array, fmt: ScaledFormat, tensor_scale: Array | None) -> Array:
+    """Scales `amax * (1 / max)`, rounded to the scale's format, for groups with maxima `largest`.
+
+    A group that is zero gets the scale 1 in float32. Others are at least the smallest normal
+    float32, since backends flush what is below. Narrow scales saturate, and may become zero,
+    which makes the whole group zero.
+
+    Args:
+        largest: [...] float32, finite.
+        fmt: The format.
+        tensor_scale: [] float32 that the scales are relative to, or None.
+    """
+    relative = largest * np.float32(1 / fmt.grid.max)
+    if fmt.scale is None:
+        scale = jnp.maximum(relative, _SMALLEST_NORMAL)
+        return jnp.where(largest == 0, np.float32(1), scale)
+    relative = relative if tensor_scale is None else times_inverse(relative, tensor_scale)
+    return round_values(relative, Rounded(fmt.scale, overflow="saturate"))
+
+
+def tensor_scale(largest: Array, fmt: ScaledFormat) -> Array:
+    """The float32 that brings the largest scale of a tensor to the largest of its format.
+
+    Args:
+        largest: [] float32: the largest magnitude of the tensor.
+        fmt: A format with scales of scales.
+    """
+    assert fmt.scale is not None
+    scale = largest * np.float32(1 / (fmt.grid.max * fmt.scale.max))
+    return jnp.where(largest == 0, np.float32(1), jnp.maximum(scale, _SMALLEST_NORMAL))
+
+
+def times_inverse(x: Array, scale: Array) -> Array:
+    """The product x · (1 / scale), each rounded to float32; 0 where `scale` is 0.
+
+    XLA turns a division by what is broadcast into this product, on some backends and in some
+    programs. Written out, it is the same in all of them.
+
+    Args:
+        x: [...] float32.
+        scale: float32 that broadcasts against x, finite and not negative.
+    """
+    # The inverse of a scale beyond 2^126 is subnormal, and flushed: take both 2^8 times smaller.
+    shrink = jnp.where(scale > np.float32(2.0**100), np.float32(2.0**-8), np.float32(1))
+    inverse = np.float32(1) / jnp.where(scale == 0, np.float32(1), scale * shrink)
+    return jnp.where(scale == 0, np.float32(0), (x * shrink) * inverse)

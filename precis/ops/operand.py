@@ -1,0 +1,97 @@
+"""Brings the operands of a matrix op to their formats, scales and all."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from precis.formats import (
+    Codebook,
+    FloatFormat,
+    Format,
+    IntFormat,
+    Rounded,
+    ScaledFormat,
+    cast_to,
+    quantize_dequantize,
+    round_to,
+    wide_dtype,
+)
+
+
+class Summed(NamedTuple):
+    """The axes of an operand that its matrix op sums over.
+
+    Attributes:
+        all: What shares one scale per channel: a row of activations, an output's weights.
+        blocks: What blocks run along, as if it were one axis, in this order.
+    """
+
+    all: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+
+def summed_axes(primitive: str, params: dict[str, Any], ndim: int, side: int) -> Summed:
+    """What `primitive` sums over in its operand `side`, which has `ndim` axes.
+
+    A convolution sums over features and window; its blocks run along the features.
+    """
+    if primitive == "dot_general":
+        # Pairs in the order of the first operand's axes, so that blocks run along memory there.
+        axes = tuple(
+            pair[side] for pair in sorted(zip(*params["dimension_numbers"][0], strict=True))
+        )
+        return Summed(axes, axes)
+    spec = params["dimension_numbers"][side]
+    # Both specs name the other axis first: examples of the activation, outputs of the kernel.
+    return Summed(tuple(spec[1:]), (spec[1],)) if ndim else Summed((), ())
+
+
+def as_operand(fmt: Format) -> Format:
+    """`fmt` as an operand: a bare integer has one float32 scale per channel."""
+    return ScaledFormat(fmt, "channel") if isinstance(fmt, IntFormat | Codebook) else fmt
+
+
+def is_scaled(fmt: Format) -> bool:
+    """Whether values depend on their neighbors, so that it matters what an op sums over."""
+    return isinstance(as_operand(fmt), ScaledFormat)
+
+
+def bring(x: Array, fmt: Format, summed: Summed) -> Array:
+    """`x` as an operand in `fmt`: in its dtype, or emulated on a wide carrier.
+
+    Args:
+        x: [...] floating point.
+        fmt: Any format; without a gradient of its own.
+        summed: What the op sums over; groups of a scaled format run along it.
+
+    Returns:
+        [...] in the format's dtype, or float32 (float64 where a format wants it).
+    """
+    match as_operand(fmt):
+        case FloatFormat() as plain:
+            return cast_to(x, plain)
+        case Rounded() as rounded:
+            wide = x.astype(wide_dtype(x.dtype))
+            return jnp.where(jnp.isnan(wide), wide, round_to(wide, rounded))
+        case ScaledFormat() as scaled:
+            return _scaled(x.astype(np.float32), scaled, summed)
+        case other:
+            raise TypeError(f"no operand can be {other}")
+
+
+def _scaled(x: Array, fmt: ScaledFormat, summed: Summed) -> Array:
+    if fmt.granularity == "tensor":
+        return quantize_dequantize(x, fmt)
+    if fmt.granularity == "channel" or not summed.blocks:
+        single = fmt if fmt.granularity == "channel" else ScaledFormat(fmt.element, "channel")
+        return quantize_dequantize(x, single, axis=summed.all)
+    if len(summed.blocks) == 1:
+        return quantize_dequantize(x, fmt, axis=summed.blocks[0])
+    last = tuple(range(-len(summed.blocks), 0))
+    moved = jnp.moveaxis(x, summed.blocks, last)
+    flat = moved.reshape(*moved.shape[: last[0]], -1)
+    return jnp.moveaxis(quantize_dequantize(flat, fmt).reshape(moved.shape), last, summed.blocks)

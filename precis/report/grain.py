@@ -1,0 +1,45 @@
+"""How coarse the formats of an arm are, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from precis.formats import FloatFormat, IntFormat, Rounded, ScaledFormat, parse
+from precis.report.records import Trial
+from precis.report.words import count
+
+
+class Grain(NamedTuple):
+    """How coarse a format is.
+
+    Attributes:
+        format: Its name.
+        error: The largest error of a value within range, relative to it or to what `of` says.
+        has: What makes it so, as a predicate.
+        of: What the error is relative to, if not to the value itself.
+    """
+
+    format: str
+    error: float
+    has: str
+    of: str = ""
+
+
+def grains(trials: Sequence[Trial]) -> dict[str, Grain]:
+    """By key, the grain of every float and integer format of an arm's policy, scaled or not."""
+    found = {}
+    for role in next((trial.roles for trial in trials if trial.roles), ()):
+        fmt = parse(role.format)
+        match fmt.grid if isinstance(fmt, Rounded | ScaledFormat) else fmt:
+            case FloatFormat() as grid:
+                has = f"keeps {count(grid.mantissa_bits, 'mantissa bit')}"
+                found[role.key] = Grain(role.format, grid.eps / 2, has)
+            case IntFormat() as grid:
+                steps = 2 * grid.max / grid.unit
+                has = f"has {steps:,.0f} steps for all that shares a scale"
+                of = " of the largest among them"
+                found[role.key] = Grain(role.format, 1 / steps, has, of)
+            case _:
+                continue
+    return found
