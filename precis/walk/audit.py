@@ -11,7 +11,7 @@ from precis.policy import Policy, get_policy
 from precis.walk import equations
 from precis.walk.autocast import Argnums, trace
 from precis.walk.islands import Pins
-from precis.walk.program import Multiply, Opaque, Program, Remat, Scan, Site, Step
+from precis.walk.program import Multiply, Opaque, Program, Scan, Site, Step, bodies
 
 
 class AuditedSite(NamedTuple):
@@ -133,7 +133,6 @@ def _numbered(site: Site, seen: Counter[str]) -> Site:
 def _steps(program: Program, trips: int) -> Iterator[tuple[Step, int]]:
     for step in program.steps:
         yield step, trips
-        if isinstance(step.action, Remat):
-            yield from _steps(step.action.body, trips)
-        elif isinstance(step.action, Scan):
-            yield from _steps(step.action.body, trips * step.eqn.params["length"])
+        inside = trips * step.eqn.params["length"] if isinstance(step.action, Scan) else trips
+        for body in bodies(step.action):
+            yield from _steps(body, inside)

@@ -41,6 +41,14 @@ def _dependence(jaxpr: Any, known: dict[Any, int]) -> list[int]:
         if call is not None and call.kind == "inline":
             inner = dict(zip(call.jaxpr.invars, degrees, strict=True))
             known.update(zip(eqn.outvars, _dependence(call.jaxpr, inner), strict=True))
+        elif call is not None and call.kind == "cond" and degrees[0] == _NONE:
+            # Linear whichever branch runs, such as a step that is taken or skipped.
+            branches = [call.jaxpr, *(jaxpr for jaxpr, _ in call.others)]
+            each = [
+                _dependence(body, dict(zip(body.invars, degrees[1:], strict=True)))
+                for body in branches
+            ]
+            known.update(zip(eqn.outvars, map(max, *each, [_NONE] * len(each[0])), strict=True))
         else:
             known.update(dict.fromkeys(eqn.outvars, _degree(eqn, degrees)))
     return [read(atom) for atom in jaxpr.outvars]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from precis.formats import FLOAT32, FloatFormat, Format
 from precis.ops import MatrixOp, matrix_op
 from precis.walk import equations
+from precis.walk.emit_calls import emit_call
 from precis.walk.environment import Environment
 from precis.walk.kinds import Kind, Value
-from precis.walk.move import move
+from precis.walk.move import is_wide, move, rounded, widen
 from precis.walk.program import (
+    Call,
     Cast,
+    Cond,
     Multiply,
     Opaque,
     Program,
@@ -39,7 +41,7 @@ def emit(program: Program, arguments: list[Array], *, forward_mode: bool = False
     env.write(program.inputs, arguments)
     for step in program.steps:
         # Of a value that one call takes twice, differentiation adds the first cotangent first.
-        is_call = isinstance(step.action, Remat | Scan)
+        is_call = isinstance(step.action, Call)
         order = step.inputs[::-1] if is_call else step.inputs
         arrays = [env.read(slot) for slot in order]
         results = _perform(program, step, arrays[::-1] if is_call else arrays, forward_mode)
@@ -61,7 +63,7 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
 
     match step.action:
         case Run(work):
-            if eqn.primitive.name in equations.ELEMENTWISE and not _is_wide(work):
+            if eqn.primitive.name in equations.ELEMENTWISE and not is_wide(work):
                 arrays = [
                     _spread(array, value, eqn.outvars[0].aval.shape, forward_mode)
                     for array, value in zip(arrays, known, strict=True)
@@ -80,11 +82,12 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
             return [matrix_op(op, lhs, rhs, roles=roles, forward_mode=forward_mode)]
         case Opaque(operands, outs, _):
             results = equations.rebind(eqn, brought(operands))
-            return [_round(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]
-        case Remat(body):
-            return _remat(eqn, body, arrays, forward_mode)
-        case Scan(body, operands, num_consts, num_carry):
-            return _scan(eqn, body, brought(operands), num_consts, num_carry, forward_mode)
+            return [rounded(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]
+        case Remat():
+            return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode)
+        case Scan() | Cond():
+            operands = brought(step.action.operands)
+            return emit_call(eqn, step.action, operands, emit, forward_mode=forward_mode)
 
 
 def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array:
@@ -99,14 +102,10 @@ def _run(eqn: Any, arrays: list[Any], work: FloatFormat, forward_mode: bool) -> 
     XLA would run most ops on a 16-bit dtype as several, each with a rounding of its own, and
     on CPU it contracts a float16 multiplication and addition to one with no rounding between.
     """
-    if _is_wide(work) or (work.is_native and equations.never_rounds(eqn)):
+    if is_wide(work) or (work.is_native and equations.never_rounds(eqn)):
         return equations.rebind(eqn, arrays)
-    results = equations.rebind(eqn, [_widen(array, work, forward_mode) for array in arrays])
-    return [_round(result, work, forward_mode) for result in results]
-
-
-def _is_wide(fmt: FloatFormat) -> bool:
-    return fmt.is_native and fmt.bits >= FLOAT32.bits
+    results = equations.rebind(eqn, [widen(array, work, forward_mode) for array in arrays])
+    return [rounded(result, work, forward_mode) for result in results]
 
 
 def _spread(array: Any, value: Value, shape: tuple[int, ...], forward_mode: bool) -> Any:
@@ -116,7 +115,7 @@ def _spread(array: Any, value: Value, shape: tuple[int, ...], forward_mode: bool
     """
     if value.format is None or value.kind is Kind.FREE or array.shape == shape:
         return array
-    wide = _widen(jnp.asarray(array), value.format, forward_mode)
+    wide = widen(jnp.asarray(array), value.format, forward_mode)
     return move(jnp.broadcast_to(wide, shape), FLOAT32, value.format, forward_mode=forward_mode)
 
 
@@ -124,50 +123,3 @@ def _rearrange(eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool
     if eqn.primitive.name in equations.SUMMED_BACKWARD:
         return _run(eqn, arrays, out, forward_mode)
     return equations.rebind(eqn, arrays)
-
-
-def _widen(array: Any, work: FloatFormat | None, forward_mode: bool) -> Any:
-    if work is None or _is_wide(work) or not _is_float(array):
-        return array
-    return move(array, work, FLOAT32, forward_mode=forward_mode)
-
-
-def _narrow(array: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
-    """Undoes `_widen`."""
-    return array if fmt is None or _is_wide(fmt) else _round(array, fmt, forward_mode)
-
-
-def _round(array: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
-    if fmt is None or not _is_float(array):
-        return array
-    return move(array, FLOAT32, fmt, forward_mode=forward_mode)
-
-
-def _is_float(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating)
-
-
-def _remat(eqn: Any, body: Program, arrays: list[Any], forward_mode: bool) -> list[Any]:
-    run = lambda *xs: emit(body, list(xs), forward_mode=forward_mode)  # noqa: E731
-    policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
-    return jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse)(*arrays)
-
-
-def _scan(
-    eqn: Any, body: Program, arrays: list[Any], n: int, m: int, forward_mode: bool
-) -> list[Any]:
-    consts, init, xs = arrays[:n], arrays[n : n + m], arrays[n + m :]
-    # What every iteration sees whole collects a cotangent from each: in float32, rounded once.
-    formats = [body.values[slot].format for slot in body.inputs[:n]]
-    wide = [_widen(x, fmt, forward_mode) for x, fmt in zip(consts, formats, strict=True)]
-
-    def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
-        own = [_narrow(x, fmt, forward_mode) for x, fmt in zip(wide, formats, strict=True)]
-        results = emit(body, [*own, *carry, *x], forward_mode=forward_mode)
-        return results[:m], results[m:]
-
-    params = eqn.params
-    carry, stacked = lax.scan(
-        step, init, xs, length=params["length"], reverse=params["reverse"], unroll=params["unroll"]
-    )
-    return [*carry, *stacked]

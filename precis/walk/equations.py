@@ -68,11 +68,12 @@ class Call(NamedTuple):
     """A higher-order equation that the walker enters.
 
     Attributes:
-        kind: `inline`, `remat` or `scan`.
+        kind: `inline`, `remat`, `scan` or `cond`.
         jaxpr: The body, open, and its constants.
         consts: Values of the body's constvars.
-        num_consts: Scan only: operands that every iteration sees whole.
-        num_carry: Scan only: operands that iterations hand on.
+        num_consts: Loops only: operands that every iteration sees whole.
+        num_carry: Loops only: operands that iterations hand on.
+        others: Further bodies and their constants: a cond's branches from the second on.
     """
 
     kind: str
@@ -80,6 +81,7 @@ class Call(NamedTuple):
     consts: tuple[Any, ...]
     num_consts: int = 0
     num_carry: int = 0
+    others: tuple[tuple[Any, tuple[Any, ...]], ...] = ()
 
 
 def call_of(eqn: Any) -> Call | None:
@@ -94,7 +96,25 @@ def call_of(eqn: Any) -> Call | None:
             return Call("remat", *_open(params["jaxpr"]))
         case "scan":
             return Call("scan", *_open(params["jaxpr"]), *_scan_split(params))
+        case "cond":
+            first, *others = (_open(branch) for branch in params["branches"])
+            return Call("cond", *first, others=tuple(others))
     return None
+
+
+def remat_options(eqn: Any) -> dict[str, Any]:
+    """What `jax.checkpoint` was given."""
+    return {key: eqn.params[key] for key in ("policy", "prevent_cse")}
+
+
+def scan_options(eqn: Any) -> dict[str, Any]:
+    """What `lax.scan` was given."""
+    return {key: eqn.params[key] for key in ("length", "reverse", "unroll")}
+
+
+def platforms_of(eqn: Any) -> tuple[tuple[str, ...] | None, ...] | None:
+    """For each branch of a cond, the platforms that it is for; None if a value chooses."""
+    return eqn.params.get("branches_platforms")
 
 
 def bodies_of(eqn: Any) -> list[Any]:

@@ -63,3 +63,31 @@ def _rounded_both_ways(x: Array, source: FloatFormat, target: FloatFormat) -> Ar
 
     call.defvjp(lambda x: (cast_to(x, target), None), backward)
     return call(x)
+
+
+def widen(x: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
+    """`x`, which is in `fmt`, on float32, if it is a float in less."""
+    if fmt is None or is_wide(fmt) or not _is_float(x):
+        return x
+    return move(x, fmt, FLOAT32, forward_mode=forward_mode)
+
+
+def narrow(x: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
+    """Undoes `widen`."""
+    return x if fmt is None or is_wide(fmt) else rounded(x, fmt, forward_mode)
+
+
+def rounded(x: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
+    """`x`, which is in float32, in `fmt`, if it is a float."""
+    if fmt is None or not _is_float(x):
+        return x
+    return move(x, FLOAT32, fmt, forward_mode=forward_mode)
+
+
+def is_wide(fmt: FloatFormat) -> bool:
+    """Whether the format is float32, or float64."""
+    return fmt.is_native and fmt.bits >= FLOAT32.bits
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)

@@ -83,7 +83,26 @@ class Scan(NamedTuple):
     num_carry: int
 
 
-Action: TypeAlias = Run | Rearrange | Cast | Multiply | Opaque | Remat | Scan
+class Cond(NamedTuple):
+    """One of several bodies, its operands first brought to `operands`; the first one chooses."""
+
+    branches: tuple[Program, ...]
+    operands: tuple[FloatFormat | None, ...]
+
+
+Call: TypeAlias = Remat | Scan | Cond
+Action: TypeAlias = Run | Rearrange | Cast | Multiply | Opaque | Call
+
+
+def bodies(action: Action) -> tuple[Program, ...]:
+    """The programs inside a step, in the order in which an audit counts them."""
+    match action:
+        case Remat(body) | Scan(body):
+            return (body,)
+        case Cond(branches):
+            return branches
+        case _:
+            return ()
 
 
 class Step(NamedTuple):

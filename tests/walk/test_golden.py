@@ -12,7 +12,7 @@ import pytest
 from precis.policy import get_policy
 from precis.train.task import load_task
 from precis.walk.autocast import trace
-from precis.walk.program import Cast, Multiply, Opaque, Program, Rearrange, Remat, Run, Scan
+from precis.walk.program import Cast, Multiply, Opaque, Program, Rearrange, Run, bodies
 
 MODELS = [("digits", "mlp"), ("digits", "cnn"), ("text", "decoder")]
 FOLDER = Path(__file__).parent / "golden"
@@ -40,8 +40,8 @@ def lines(program: Program, indent: str = ""):
         what = f"{step.eqn.primitive.name} {decision(step.action)}"
         into = ", ".join(map(show, step.inputs))
         yield f"{indent}{what}: {into} -> {', '.join(map(show, step.outputs))}"
-        if isinstance(step.action, Remat | Scan):
-            yield from lines(step.action.body, indent + "    ")
+        for body in bodies(step.action):
+            yield from lines(body, indent + "    ")
     ends = (f"{show(s)} as {fmt}" if s in value_shapes else "input" for s, fmt in program.outputs)
     yield f"{indent}out: {', '.join(ends)}"
 

@@ -1,0 +1,74 @@
+"""Computes the steps that have bodies, each by JAX's own public transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+from jax import lax
+
+from precis.walk import equations
+from precis.walk.move import narrow, widen
+from precis.walk.program import Call, Cond, Program, Remat, Scan
+
+Emit: TypeAlias = Callable[..., list[Any]]
+
+
+def emit_call(
+    eqn: Any, action: Call, arrays: list[Any], emit: Emit, *, forward_mode: bool
+) -> list[Any]:
+    """The results of `action` on `arrays`, which are in the formats that it wants.
+
+    Args:
+        eqn: The equation that the step stands for.
+        action: Its bodies.
+        arrays: The operands.
+        emit: What computes a program on arrays.
+        forward_mode: Use JAX's own derivative rules throughout.
+    """
+
+    def run(body: Program) -> Callable[..., list[Any]]:
+        return lambda *xs: emit(body, list(xs), forward_mode=forward_mode)
+
+    match action:
+        case Remat(body):
+            return jax.checkpoint(run(body), **equations.remat_options(eqn))(*arrays)
+        case Scan():
+            return _scan(eqn, action, arrays, run(action.body), forward_mode)
+        case Cond(branches):
+            return _cond(eqn, [run(branch) for branch in branches], arrays)
+
+
+def _scan(
+    eqn: Any, action: Scan, arrays: list[Any], run: Callable[..., list[Any]], forward_mode: bool
+) -> list[Any]:
+    body, n, m = action.body, action.num_consts, action.num_carry
+    consts, init, xs = arrays[:n], arrays[n : n + m], arrays[n + m :]
+    # What every iteration sees whole collects a cotangent from each: in float32, rounded once.
+    formats = [body.values[slot].format for slot in body.inputs[:n]]
+    wide = [widen(x, fmt, forward_mode) for x, fmt in zip(consts, formats, strict=True)]
+
+    def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+        own = [narrow(x, fmt, forward_mode) for x, fmt in zip(wide, formats, strict=True)]
+        results = run(*own, *carry, *x)
+        return results[:m], results[m:]
+
+    carry, stacked = lax.scan(step, init, xs, **equations.scan_options(eqn))
+    return [*carry, *stacked]
+
+
+def _cond(eqn: Any, branches: Sequence[Callable[..., list[Any]]], arrays: list[Any]) -> list[Any]:
+    index, *operands = arrays
+    platforms = equations.platforms_of(eqn)
+    if platforms is None:
+        return lax.switch(index, branches, *operands)
+    # The compiler chooses, and must never see what is meant for another platform.
+    default = None
+    named: dict[str, Any] = {}
+    for names, branch in zip(platforms, branches, strict=True):
+        if names is None:
+            default = branch
+        else:
+            named |= dict.fromkeys(names, branch)
+    return lax.platform_dependent(*operands, default=default, **named)

@@ -1,0 +1,49 @@
+"""Plans loops: islands end at the door, carries settle by fixpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from precis.walk.carries import linear_carries
+from precis.walk.doors import carry, enter, leave
+from precis.walk.draft import Body, Draft
+from precis.walk.equations import Call
+from precis.walk.kinds import Value
+from precis.walk.program import Scan
+
+
+def plan_scan(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> list[int]:
+    """Rules 5 and 7."""
+    policy = draft.rules.policy
+    n, m = call.num_consts, call.num_carry
+    entering = [enter(policy, draft.values[slot]) for slot in inputs]
+    known, body = _settle(draft, call, entering)
+    stacked = [
+        leave(policy, value, atom.aval)
+        for value, atom in zip(body.results[m:], call.jaxpr.outvars[m:], strict=True)
+    ]
+    results = [*known[n : n + m], *stacked]
+    program = body.finish(value.format for value in results)
+    action = Scan(program, tuple(value.format for value in known), n, m)
+    return draft.step(eqn, action, inputs, [replace(value, root=0) for value in results])
+
+
+def _settle(draft: Draft, call: Call, entering: list[Value]) -> tuple[list[Value], Body]:
+    """The operands of a body, in which no carry changes its kind any more, and its plan."""
+    policy = draft.rules.policy
+    n, m = call.num_consts, call.num_carry
+    linear = linear_carries(call.jaxpr, n, m)
+    carries = entering[n : n + m]
+    while True:
+        known = [*entering[:n], *carries, *entering[n + m :]]
+        body = draft.body(call.jaxpr, call.consts, known)
+        after = [
+            carry(policy, before, value, is_linear=is_linear)
+            for before, value, is_linear in zip(carries, body.results[:m], linear, strict=True)
+        ]
+        if [(v.kind, v.format, v.data) for v in after] == [
+            (v.kind, v.format, v.data) for v in carries
+        ]:
+            return known, body
+        carries = after
