@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from precis.ops import MATRIX_OPS
 from precis.policy import Policy, get_policy
 from precis.walk import equations
 from precis.walk.autocast import Argnums, trace
 from precis.walk.islands import Pins
-from precis.walk.program import Multiply, Opaque, Program, Scan, Site, Step, bodies
+from precis.walk.program import Multiply, Opaque, Program, Scan, Site, Step, While, bodies
 
 
 class AuditedSite(NamedTuple):
@@ -117,6 +118,8 @@ def audit(
                     notes[f"{name}: runs as written, whatever the policy"] = None
                 elif name not in equations.KNOWN and not equations.is_opaque_call(step.eqn):
                     notes[f"{name}: unknown to the walker, runs as written"] = None
+            case While() if equations.contains(step.eqn, MATRIX_OPS):
+                notes[f"{name}: its number of trips is not known, and counted as one"] = None
             case _:
                 pass
     return Audit(resolved, tuple(sites), opaque, tuple(notes))

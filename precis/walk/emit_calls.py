@@ -10,7 +10,7 @@ from jax import lax
 
 from precis.walk import equations
 from precis.walk.move import narrow, widen
-from precis.walk.program import Call, Cond, Program, Remat, Scan
+from precis.walk.program import Call, Cond, Program, Remat, Scan, While
 
 Emit: TypeAlias = Callable[..., list[Any]]
 
@@ -38,6 +38,14 @@ def emit_call(
             return _scan(eqn, action, arrays, run(action.body), forward_mode)
         case Cond(branches):
             return _cond(eqn, [run(branch) for branch in branches], arrays)
+        case While(condition, body):
+            first, n = action.num_condition_consts, action.num_consts
+            seen, own, init = arrays[:first], arrays[first : first + n], arrays[first + n :]
+            return lax.while_loop(
+                lambda carry: run(condition)(*seen, *carry)[0],
+                lambda carry: run(body)(*own, *carry),
+                init,
+            )
 
 
 def _scan(

@@ -68,12 +68,14 @@ class Call(NamedTuple):
     """A higher-order equation that the walker enters.
 
     Attributes:
-        kind: `inline`, `remat`, `scan` or `cond`.
+        kind: `inline`, `remat`, `scan`, `cond` or `while`.
         jaxpr: The body, open, and its constants.
         consts: Values of the body's constvars.
         num_consts: Loops only: operands that every iteration sees whole.
         num_carry: Loops only: operands that iterations hand on.
-        others: Further bodies and their constants: a cond's branches from the second on.
+        others: Further bodies and their constants: a cond's branches from the second on,
+            a while's condition.
+        num_other_consts: While only: operands, before the others, that its condition sees whole.
     """
 
     kind: str
@@ -82,6 +84,7 @@ class Call(NamedTuple):
     num_consts: int = 0
     num_carry: int = 0
     others: tuple[tuple[Any, tuple[Any, ...]], ...] = ()
+    num_other_consts: int = 0
 
 
 def call_of(eqn: Any) -> Call | None:
@@ -99,6 +102,10 @@ def call_of(eqn: Any) -> Call | None:
         case "cond":
             first, *others = (_open(branch) for branch in params["branches"])
             return Call("cond", *first, others=tuple(others))
+        case "while":
+            n, body, condition = params["body_nconsts"], params["body_jaxpr"], params["cond_jaxpr"]
+            counts, others = (n, len(eqn.outvars)), (_open(condition),)
+            return Call("while", *_open(body), *counts, others, params["cond_nconsts"])
     return None
 
 

@@ -10,7 +10,7 @@ from precis.walk.doors import carry, enter, leave
 from precis.walk.draft import Body, Draft
 from precis.walk.equations import Call
 from precis.walk.kinds import Value
-from precis.walk.program import Scan
+from precis.walk.program import Scan, While
 
 
 def plan_scan(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> list[int]:
@@ -26,6 +26,20 @@ def plan_scan(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> li
     results = [*known[n : n + m], *stacked]
     program = body.finish(value.format for value in results)
     action = Scan(program, tuple(value.format for value in known), n, m)
+    return draft.step(eqn, action, inputs, [replace(value, root=0) for value in results])
+
+
+def plan_while(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> list[int]:
+    """The same, with a condition that sees the carries as the body leaves them."""
+    first, n = call.num_other_consts, call.num_consts
+    entering = [enter(draft.rules.policy, draft.values[slot]) for slot in inputs]
+    known, body = _settle(draft, call, entering[first:])
+    results = known[n:]
+    ((jaxpr, consts),) = call.others
+    condition = draft.body(jaxpr, consts, [*entering[:first], *results])
+    operands = tuple(value.format for value in (*entering[:first], *known))
+    programs = condition.finish([None]), body.finish(value.format for value in results)
+    action = While(*programs, operands, first, n)
     return draft.step(eqn, action, inputs, [replace(value, root=0) for value in results])
 
 

@@ -20,7 +20,7 @@ from precis.walk.branches import plan_cond
 from precis.walk.draft import Draft
 from precis.walk.islands import Pins, Rules
 from precis.walk.kinds import Kind, Value, format_of
-from precis.walk.loops import plan_scan
+from precis.walk.loops import plan_scan, plan_while
 from precis.walk.program import Program, Remat
 from precis.walk.rules import decide
 
@@ -118,4 +118,5 @@ _CALLS: dict[str, Callable[..., list[int]]] = {
     "remat": _remat,
     "scan": plan_scan,
     "cond": plan_cond,
+    "while": plan_while,
 }

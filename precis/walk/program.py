@@ -90,7 +90,20 @@ class Cond(NamedTuple):
     operands: tuple[FloatFormat | None, ...]
 
 
-Call: TypeAlias = Remat | Scan | Cond
+class While(NamedTuple):
+    """A `lax.while_loop`, its operands first brought to `operands`.
+
+    They are what only the condition sees whole, what only the body does, and the carries.
+    """
+
+    condition: Program
+    body: Program
+    operands: tuple[FloatFormat | None, ...]
+    num_condition_consts: int
+    num_consts: int
+
+
+Call: TypeAlias = Remat | Scan | Cond | While
 Action: TypeAlias = Run | Rearrange | Cast | Multiply | Opaque | Call
 
 
@@ -101,6 +114,8 @@ def bodies(action: Action) -> tuple[Program, ...]:
             return (body,)
         case Cond(branches):
             return branches
+        case While(condition, body):
+            return condition, body
         case _:
             return ()
 

@@ -84,3 +84,35 @@ def decoder_loss(params, tokens, *, layers="scan"):
 
 def decoder_batch(key):
     return jax.random.randint(key, (BATCH, TOKENS), 0, VOCABULARY)
+
+
+def decode_init(key):
+    """A recurrent language model of one layer."""
+    keys = iter(jax.random.split(key, 4))
+    shapes = {"embed": (VOCABULARY, WIDTH), "step": (WIDTH, WIDTH), "head": (WIDTH, VOCABULARY)}
+    return {name: jax.random.normal(next(keys), shape) / 4 for name, shape in shapes.items()}
+
+
+def decode(params, token, *, length=8, end=0):
+    """Greedy decoding up to `length` tokens or the token `end`, and their log-probability.
+
+    Every other token is drawn from a colder distribution, so that a cond has something to do.
+    """
+
+    def running(carry):
+        count, tokens, _, _ = carry
+        return (count < length) & (tokens[count - 1] != end)
+
+    def step(carry):
+        count, tokens, h, score = carry
+        h = jnp.tanh(rms_norm(h @ params["step"], 1.0) + params["embed"][tokens[count - 1]])
+        logits = h @ params["head"]
+        logits = lax.cond(count % 2 == 0, lambda x: x, lambda x: x / 0.7, logits)
+        log_p = jax.nn.log_softmax(logits)
+        token = jnp.argmax(log_p)
+        return count + 1, tokens.at[count].set(token), h, score + log_p[token]
+
+    tokens = jnp.zeros(length, token.dtype).at[0].set(token)
+    start = jnp.int32(1), tokens, jnp.zeros(WIDTH), jnp.float32(0)
+    count, tokens, h, score = lax.while_loop(running, step, start)
+    return tokens, count, h, score

@@ -264,12 +264,6 @@ def test_state_keeps_its_dtype():
         assert new["mean"].dtype == dtype
 
 
-def test_what_cannot_be_entered_is_named():
-    fn = lambda w, x: lax.while_loop(lambda c: c.sum() < 9, lambda c: c * 2, x @ w)  # noqa: E731
-    with pytest.raises(NotImplementedError, match="reaches 'while'"):
-        autocast(fn, "bf16")(jnp.ones((3, 3)), jnp.ones((3, 3)))
-
-
 def test_loops_over_integers_are_left_alone():
     def fn(w, x, n):
         return x @ w * lax.while_loop(lambda i: i < n, lambda i: i + 1, 0)

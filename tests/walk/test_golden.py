@@ -14,6 +14,8 @@ from precis.train.task import load_task
 from precis.walk.autocast import trace
 from precis.walk.program import Cast, Multiply, Opaque, Program, Rearrange, Run, bodies
 
+from .models import decode, decode_init
+
 MODELS = [("digits", "mlp"), ("digits", "cnn"), ("text", "decoder")]
 FOLDER = Path(__file__).parent / "golden"
 
@@ -78,8 +80,18 @@ def test_plan_is_the_committed_one(task, model, request):
             get_policy("mixed_bf16"),
             state_argnums=1,
         )
-    text = "\n".join(lines(traced.program)) + "\n"
-    path = FOLDER / f"{task}-{model}-mixed_bf16.txt"
+    compare(traced.program, f"{task}-{model}", request)
+
+
+def test_plan_of_a_decoding_loop_is_the_committed_one(request):
+    params = jax.eval_shape(decode_init, jax.random.key(0))
+    token = jax.ShapeDtypeStruct((), "int32")
+    compare(trace(decode, (params, token), {}, get_policy("mixed_bf16")).program, "decode", request)
+
+
+def compare(program, name, request):
+    text = "\n".join(lines(program)) + "\n"
+    path = FOLDER / f"{name}-mixed_bf16.txt"
     if request.config.getoption("--golden"):
         path.write_text(text)
     assert text == path.read_text()
