@@ -68,8 +68,16 @@ class Body(NamedTuple):
         """What is known of each result before it leaves."""
         return [self.draft.values[slot] for slot in self.outputs]
 
-    def finish(self, formats: Iterable[FloatFormat | None]) -> Program:
-        """The program, its results leaving in `formats`."""
+    def finish(
+        self, formats: Iterable[FloatFormat | None], *, unrounded: Iterable[int] = ()
+    ) -> Program:
+        """The program, its results leaving in `formats`.
+
+        Args:
+            formats: One for each result.
+            unrounded: Results that leave as a matrix op's accumulator has them.
+        """
         draft, outputs = self.draft, tuple(zip(self.outputs, formats, strict=True))
         program = Program(self.inputs, tuple(draft.steps), outputs, draft.values, draft.constants)
-        return hand_over(program, draft.rules.policy)
+        wide = frozenset(self.outputs[i] for i in unrounded)
+        return hand_over(program, draft.rules.policy, wide)

@@ -18,6 +18,7 @@ from precis.walk.program import (
     Call,
     Cast,
     Cond,
+    CustomJvp,
     Multiply,
     Opaque,
     Program,
@@ -86,7 +87,7 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
             return [rounded(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]
         case Remat():
             return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode)
-        case Scan() | Cond() | While():
+        case Scan() | Cond() | While() | CustomJvp():
             operands = brought(step.action.operands)
             return emit_call(eqn, step.action, operands, emit, forward_mode=forward_mode)
 

@@ -68,7 +68,7 @@ class Call(NamedTuple):
     """A higher-order equation that the walker enters.
 
     Attributes:
-        kind: `inline`, `remat`, `scan`, `cond` or `while`.
+        kind: `inline`, `remat`, `scan`, `cond`, `while` or `custom_jvp`.
         jaxpr: The body, open, and its constants.
         consts: Values of the body's constvars.
         num_consts: Loops only: operands that every iteration sees whole.
@@ -106,7 +106,17 @@ def call_of(eqn: Any) -> Call | None:
             n, body, condition = params["body_nconsts"], params["body_jaxpr"], params["cond_jaxpr"]
             counts, others = (n, len(eqn.outvars)), (_open(condition),)
             return Call("while", *_open(body), *counts, others, params["cond_nconsts"])
+        case name if name.startswith("custom_jvp_call"):
+            return Call("custom_jvp", *_open(params["call_jaxpr"]))
     return None
+
+
+def shape_of(aval: Any) -> jax.ShapeDtypeStruct:
+    """Stands in for a value of this type where a function is traced, inside shard_map too."""
+    # Along which axes of the mesh it varies: the name of this changed in 0.10.
+    kinds = {key: getattr(aval, key, None) for key in ("manual_axis_type", "vma")}
+    key, varying = next(((k, v) for k, v in kinds.items() if v), ("sharding", None))
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, **{key: varying})
 
 
 def remat_options(eqn: Any) -> dict[str, Any]:

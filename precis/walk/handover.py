@@ -10,11 +10,12 @@ from precis.walk.kinds import Kind
 from precis.walk.program import Multiply, Program, Rearrange, Run, Step
 
 
-def hand_over(program: Program, policy: Policy) -> Program:
+def hand_over(program: Program, policy: Policy, unrounded: frozenset[int] = frozenset()) -> Program:
     """`program` with each such op, and what lies between it and its island, moved into it.
 
     Between them may lie layout and arithmetic with neutral values: a scale, a bias, a mask. Read
-    from the end: a value is drawn in if every use of it is in an island, or a comparison.
+    from the end: a value is drawn in if every use of it is in an island, or a comparison. To
+    leave the program ends that, but for the slots in `unrounded`.
     """
     if policy.activation == policy.sensitive == policy.accum:
         return program
@@ -22,7 +23,7 @@ def hand_over(program: Program, policy: Policy) -> Program:
     for index, step in enumerate(program.steps):
         for slot in step.inputs:
             uses[slot].append(index)
-    leaving = {slot for slot, _ in program.outputs}
+    leaving = {slot for slot, _ in program.outputs} - unrounded
     steps, values = list(program.steps), dict(program.values)
 
     def wants_island(step: Step) -> bool | None:
@@ -38,6 +39,7 @@ def hand_over(program: Program, policy: Policy) -> Program:
             continue
         (slot,) = step.outputs
         wants = [wants_island(steps[use]) for use in uses[slot]]
+        wants += [True] * (slot in unrounded)
         if not values[slot].fresh or slot in leaving or False in wants or True not in wants:
             continue
         match step.action:

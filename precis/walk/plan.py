@@ -17,6 +17,7 @@ from precis.ops import MATRIX_OPS
 from precis.policy import Policy
 from precis.walk import equations
 from precis.walk.branches import plan_cond
+from precis.walk.derivatives import plan_custom_jvp
 from precis.walk.draft import Draft
 from precis.walk.islands import Pins, Rules
 from precis.walk.kinds import Kind, Value, format_of
@@ -95,10 +96,10 @@ def _equation(draft: Draft, eqn: Any, inputs: tuple[int, ...]) -> list[int]:
 
 def _is_entered(eqn: Any, call: equations.Call, known: list[Value]) -> bool:
     """What draws random numbers is left as it is, and so is a rule without a matrix op inside."""
-    if call.kind in ("inline", "remat", "scan"):
+    if call.kind in ("inline", "remat", "scan") or equations.contains(eqn, MATRIX_OPS):
         return True
-    if equations.contains(eqn, MATRIX_OPS):
-        return True
+    if call.kind == "custom_jvp":
+        return False
     return any(value.kind not in (Kind.FREE, Kind.DISCRETE) for value in known)
 
 
@@ -119,4 +120,5 @@ _CALLS: dict[str, Callable[..., list[int]]] = {
     "scan": plan_scan,
     "cond": plan_cond,
     "while": plan_while,
+    "custom_jvp": plan_custom_jvp,
 }

@@ -103,7 +103,27 @@ class While(NamedTuple):
     num_consts: int
 
 
-Call: TypeAlias = Remat | Scan | Cond | While
+class CustomJvp(NamedTuple):
+    """A function with a derivative rule of its own, rebuilt; operands first brought to `operands`.
+
+    Attributes:
+        primal: The function.
+        forward: It again, and what its backward pass needs.
+        backward: From that and cotangents to those of the float operands.
+        pushed: It again, operands and tangents to results and tangents, for forward mode.
+        operands: A format for each operand.
+        results: A format for each result.
+    """
+
+    primal: Program
+    forward: Program
+    backward: Program
+    pushed: Program
+    operands: tuple[FloatFormat | None, ...]
+    results: tuple[FloatFormat | None, ...]
+
+
+Call: TypeAlias = Remat | Scan | Cond | While | CustomJvp
 Action: TypeAlias = Run | Rearrange | Cast | Multiply | Opaque | Call
 
 
@@ -116,6 +136,8 @@ def bodies(action: Action) -> tuple[Program, ...]:
             return branches
         case While(condition, body):
             return condition, body
+        case CustomJvp(primal):
+            return (primal,)
         case _:
             return ()
 
