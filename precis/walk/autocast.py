@@ -15,6 +15,7 @@ from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
 from precis.policy import Policy, get_policy
 from precis.tree import path_str
 from precis.walk.emit import emit
+from precis.walk.equations import shape_of
 from precis.walk.islands import Pins
 from precis.walk.kinds import Kind, Value, format_of
 from precis.walk.plan import plan
@@ -57,8 +58,8 @@ def autocast(
         sensitive; what derives from parameters or state alone keeps its dtype.
 
     Raises:
-        NotImplementedError: When called, if `fn` uses a higher-order primitive that is not
-            entered yet; the message names it.
+        NotImplementedError: When called, if `fn` uses a higher-order primitive that cannot be
+            entered, such as `custom_linear_solve`; the message names it and a way out.
         ValueError: `forward_mode` with a grad or weight_grad format that it would ignore.
     """
     resolved = get_policy(policy)
@@ -184,7 +185,7 @@ def _standin(leaf: Any) -> jax.ShapeDtypeStruct:
     dtype: Any = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
     if jnp.issubdtype(dtype, jnp.floating):
         dtype = wide_dtype(dtype)
-    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+    return shape_of(jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf, dtype)
 
 
 def _argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, _Role]) -> Value:

@@ -26,6 +26,7 @@ from precis.walk.program import (
     Remat,
     Run,
     Scan,
+    ShardMap,
     Step,
     While,
 )
@@ -87,7 +88,7 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
             return [rounded(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]
         case Remat():
             return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode)
-        case Scan() | Cond() | While() | CustomJvp():
+        case Scan() | Cond() | While() | CustomJvp() | ShardMap():
             operands = brought(step.action.operands)
             return emit_call(eqn, step.action, operands, emit, forward_mode=forward_mode)
 

@@ -11,7 +11,7 @@ from jax import lax
 
 from precis.walk import equations
 from precis.walk.move import narrow, widen
-from precis.walk.program import Call, Cond, CustomJvp, Program, Remat, Scan, While
+from precis.walk.program import Call, Cond, CustomJvp, Program, Remat, Scan, ShardMap, While
 
 Emit: TypeAlias = Callable[..., list[Any]]
 
@@ -47,35 +47,36 @@ def emit_call(
                 lambda carry: run(body)(*own, *carry),
                 init,
             )
+        case ShardMap(body):
+            return jax.shard_map(run(body), **equations.shard_map_options(eqn))(*arrays)
         case CustomJvp():
             call = _forward_rule(action, run) if forward_mode else _reverse_rule(action, run)
             return list(call(*arrays))
 
 
 def _reverse_rule(action: CustomJvp, run: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
-    primal, forward, backward = map(run, (action.primal, action.forward, action.backward))
     count = len(action.results)
 
     def forwards(*operands: Any) -> tuple[list[Any], list[Any]]:
-        results = forward(*operands)
+        results = run(action.reverse()[0])(*operands)
         return results[:count], results[count:]
 
     def backwards(saved: list[Any], cotangents: list[Any]) -> tuple[Any, ...]:
         floats = [ct for ct, fmt in zip(cotangents, action.results, strict=True) if fmt]
-        grads = iter(backward(*saved, *floats))
+        grads = iter(run(action.reverse()[1])(*saved, *floats))
         return tuple(next(grads) if fmt else None for fmt in action.operands)
 
-    call = jax.custom_vjp(primal)
+    call = jax.custom_vjp(run(action.primal))
     call.defvjp(forwards, backwards)
     return call
 
 
 def _forward_rule(action: CustomJvp, run: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
-    pushed, count = run(action.pushed), len(action.results)
+    count = len(action.results)
 
     def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
         floats = [t for t, fmt in zip(tangents, action.operands, strict=True) if fmt]
-        results = pushed(*primals, *floats)
+        results = run(action.forward())(*primals, *floats)
         dots = iter(results[count:])
         pairs = list(zip(results[:count], action.results, strict=True))
         return results[:count], [

@@ -10,19 +10,17 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jex_core
 
-# Move or select elements, and change no bit.
+# Move or select elements, and change no bit; between devices, or rows of a vmap with a name, too.
 LAYOUT = frozenset(
-    "broadcast_in_dim concatenate copy copy_p device_put dynamic_slice expand_dims gather name "
-    "optimization_barrier pad pvary reshape rev sharding_constraint slice split squeeze stack "
-    "stop_gradient tile transpose unstack".split()
+    "all_gather all_gather_invariant all_to_all broadcast_in_dim concatenate copy copy_p "
+    "device_put dynamic_slice expand_dims gather name optimization_barrier pad pcast ppermute "
+    "pvary reshape reshard rev sharding_constraint slice split squeeze stack stop_gradient tile "
+    "transpose unstack".split()
 )
-# Between devices, or between rows of a vmap with a name: exact, or a sum.
-COLLECTIVES = frozenset(
-    "all_gather all_gather_invariant all_to_all pmax pmin ppermute psum psum2 psum_invariant "
-    "reduce_scatter".split()
-)
+# Between devices, or rows of a vmap with a name: a sum, or the largest.
+COLLECTIVES = frozenset("pmax pmin psum psum2 psum_invariant reduce_scatter".split())
 # Layout ops whose transpose is a sum: it must not run in 16 bits.
-SUMMED_BACKWARD = frozenset({"broadcast_in_dim", "gather", "tile"})
+SUMMED_BACKWARD = frozenset({"all_gather", "broadcast_in_dim", "gather", "pcast", "pvary", "tile"})
 
 # Elementwise ops that pick a value or its negative, and never round.
 PICKING = frozenset("abs clamp max min neg select_n sign".split())
@@ -42,7 +40,7 @@ MIXED = frozenset(
 )
 KNOWN = LAYOUT | ELEMENTWISE | REDUCTIONS | COLLECTIVES | MIXED
 
-_ALWAYS_OPEN = frozenset(
+_ALWAYS_OPEN = COLLECTIVES | frozenset(
     "cumlogsumexp cumprod cumsum exp exp2 expm1 log log1p pow reduce_max reduce_min reduce_prod "
     "reduce_sum rsqrt sqrt square".split()
 )
@@ -68,7 +66,8 @@ class Call(NamedTuple):
     """A higher-order equation that the walker enters.
 
     Attributes:
-        kind: `inline`, `remat`, `scan`, `cond`, `while` or `custom_jvp`.
+        kind: `inline`, `remat`, `scan`, `cond`, `while`, `custom_jvp`
+            or `shard_map`.
         jaxpr: The body, open, and its constants.
         consts: Values of the body's constvars.
         num_consts: Loops only: operands that every iteration sees whole.
@@ -108,15 +107,28 @@ def call_of(eqn: Any) -> Call | None:
             return Call("while", *_open(body), *counts, others, params["cond_nconsts"])
         case name if name.startswith("custom_jvp_call"):
             return Call("custom_jvp", *_open(params["call_jaxpr"]))
+        case "shard_map":
+            return Call("shard_map", *_open(params["jaxpr"]))
     return None
 
 
-def shape_of(aval: Any) -> jax.ShapeDtypeStruct:
+def parts_of(eqn: Any) -> list[Any]:
+    """One equation for each operand, of those that treat each by itself: jax 0.7's collectives."""
+    is_many = eqn.primitive.name in COLLECTIVES | {"pvary"} and len(eqn.invars) > 1
+    if not is_many or len(eqn.outvars) != len(eqn.invars):
+        return [eqn]
+    pairs = zip(eqn.invars, eqn.outvars, strict=True)
+    return [eqn.replace(invars=[atom], outvars=[var]) for atom, var in pairs]
+
+
+def shape_of(aval: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
     """Stands in for a value of this type where a function is traced, inside shard_map too."""
-    # Along which axes of the mesh it varies: the name of this changed in 0.10.
-    kinds = {key: getattr(aval, key, None) for key in ("manual_axis_type", "vma")}
-    key, varying = next(((k, v) for k, v in kinds.items() if v), ("sharding", None))
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, **{key: varying})
+    given = {}
+    if getattr(aval, "vma", None):  # along which axes of a mesh it varies, up to jax 0.9
+        given["vma"] = aval.vma
+    elif getattr(getattr(aval, "manual_axis_type", None), "varying", None):
+        given = {"manual_axis_type": aval.manual_axis_type, "sharding": aval.sharding}
+    return jax.ShapeDtypeStruct(aval.shape, dtype or aval.dtype, **given)
 
 
 def remat_options(eqn: Any) -> dict[str, Any]:
@@ -127,6 +139,19 @@ def remat_options(eqn: Any) -> dict[str, Any]:
 def scan_options(eqn: Any) -> dict[str, Any]:
     """What `lax.scan` was given."""
     return {key: eqn.params[key] for key in ("length", "reverse", "unroll")}
+
+
+def shard_map_options(eqn: Any) -> dict[str, Any]:
+    """What `jax.shard_map` was given, for a function of its operands that returns a list."""
+    params = eqn.params
+    axes = "newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"
+    return {
+        "mesh": params["mesh"],
+        "in_specs": tuple(params["in_specs"]),
+        "out_specs": list(params["out_specs"]),
+        "axis_names": set(params[axes]),
+        "check_vma": params["check_vma"],
+    }
 
 
 def platforms_of(eqn: Any) -> tuple[tuple[str, ...] | None, ...] | None:

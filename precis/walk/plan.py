@@ -6,6 +6,8 @@ Pure Python over the jaxpr; nothing is computed. `emit` carries it out, `audit` 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import jax
@@ -18,11 +20,12 @@ from precis.policy import Policy
 from precis.walk import equations
 from precis.walk.branches import plan_cond
 from precis.walk.derivatives import plan_custom_jvp
+from precis.walk.doors import enter, leave
 from precis.walk.draft import Draft
 from precis.walk.islands import Pins, Rules
 from precis.walk.kinds import Kind, Value, format_of
 from precis.walk.loops import plan_scan, plan_while
-from precis.walk.program import Program, Remat
+from precis.walk.program import Program, Remat, ShardMap
 from precis.walk.rules import decide
 
 
@@ -71,7 +74,7 @@ def _body(draft: Draft, jaxpr: Any, consts: Any, inputs: tuple[int, ...]) -> lis
             return _constant(draft, atom.val, atom.aval)
         return env[atom]
 
-    for eqn in jaxpr.eqns:
+    for eqn in chain.from_iterable(map(equations.parts_of, jaxpr.eqns)):
         slots = _equation(draft, eqn, tuple(read(atom) for atom in eqn.invars))
         env.update(zip(eqn.outvars, slots, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
@@ -114,6 +117,19 @@ def _remat(draft: Draft, eqn: Any, call: equations.Call, inputs: tuple[int, ...]
     return draft.step(eqn, Remat(program), inputs, body.results)
 
 
+def _shard_map(draft: Draft, eqn: Any, call: equations.Call, inputs: tuple[int, ...]) -> list[int]:
+    policy = draft.rules.policy
+    operands = [enter(policy, draft.values[slot]) for slot in inputs]
+    body = draft.body(call.jaxpr, call.consts, operands)
+    results = [
+        replace(leave(policy, value, var.aval), root=0)
+        for value, var in zip(body.results, eqn.outvars, strict=True)
+    ]
+    program = body.finish(value.format for value in results)
+    action = ShardMap(program, tuple(value.format for value in operands))
+    return draft.step(eqn, action, inputs, results)
+
+
 _CALLS: dict[str, Callable[..., list[int]]] = {
     "inline": _inline,
     "remat": _remat,
@@ -121,4 +137,5 @@ _CALLS: dict[str, Callable[..., list[int]]] = {
     "cond": plan_cond,
     "while": plan_while,
     "custom_jvp": plan_custom_jvp,
+    "shard_map": _shard_map,
 }

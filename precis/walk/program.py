@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -106,31 +107,39 @@ class While(NamedTuple):
 class CustomJvp(NamedTuple):
     """A function with a derivative rule of its own, rebuilt; operands first brought to `operands`.
 
+    Its derivatives are planned when they are wanted: a rule may call the function again.
+
     Attributes:
         primal: The function.
-        forward: It again, and what its backward pass needs.
-        backward: From that and cotangents to those of the float operands.
-        pushed: It again, operands and tangents to results and tangents, for forward mode.
+        reverse: Plans two programs: the function and what its backward pass needs; from that
+            and cotangents to those of the float operands.
+        forward: Plans one, from operands and tangents to results and tangents.
         operands: A format for each operand.
         results: A format for each result.
     """
 
     primal: Program
-    forward: Program
-    backward: Program
-    pushed: Program
+    reverse: Callable[[], tuple[Program, Program]]
+    forward: Callable[[], Program]
     operands: tuple[FloatFormat | None, ...]
     results: tuple[FloatFormat | None, ...]
 
 
-Call: TypeAlias = Remat | Scan | Cond | While | CustomJvp
+class ShardMap(NamedTuple):
+    """A `jax.shard_map` of a body, its operands first brought to `operands`."""
+
+    body: Program
+    operands: tuple[FloatFormat | None, ...]
+
+
+Call: TypeAlias = Remat | Scan | Cond | While | CustomJvp | ShardMap
 Action: TypeAlias = Run | Rearrange | Cast | Multiply | Opaque | Call
 
 
 def bodies(action: Action) -> tuple[Program, ...]:
     """The programs inside a step, in the order in which an audit counts them."""
     match action:
-        case Remat(body) | Scan(body):
+        case Remat(body) | Scan(body) | ShardMap(body):
             return (body,)
         case Cond(branches):
             return branches

@@ -104,16 +104,13 @@ def _opaque(
 ) -> tuple[Action, list[Value]]:
     name = eqn.primitive.name
     joined = join([value for value in values if value.format])
-    own_rule = name.startswith("custom_vjp_call")
-    if not joined.is_neutral and not own_rule:
-        inside = equations.contains(eqn, MATRIX_OPS)
-        if not equations.is_opaque_call(eqn) or inside:
-            what = f"{name} with a matrix op inside" if inside else name
-            raise NotImplementedError(
-                f"a value that the policy governs reaches {what!r} at "
-                f"{equations.scope_of(eqn) or 'top level'}, which the walker cannot enter yet; "
-                "it enters jit, scan and jax.checkpoint"
-            )
+    if not joined.is_neutral and not equations.is_opaque_call(eqn):
+        raise NotImplementedError(
+            f"a value that the policy governs reaches {name!r} at "
+            f"{equations.scope_of(eqn) or 'top level'}, which the walker cannot enter; it enters "
+            "jit, scan, while, cond, jax.checkpoint, custom_jvp and shard_map; a jax.custom_vjp "
+            "around that part runs as written"
+        )
     return _as_declared(rules, eqn, values, declared)
 
 
