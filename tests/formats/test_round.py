@@ -42,6 +42,7 @@ LISTED = [
     *("e8m3fnuz", "e5m0fn", "e5m0fnuz", "e8m0fn", "e2m0fn"),
     *("int8", "uint4", "int8q6", "uint8q3", "nf4", "dynamic8", "udynamic8"),
 ]
+FEW = ["bf16", "e4m3fn", "e8m3fnuz", "int8", "nf4"]
 WIDE = ["tf32", "e4m23", "f32"]
 MODES = ["nearest_even", "nearest_away", "toward_zero", "up", "down"]
 X64 = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -125,8 +126,16 @@ def test_nan_keeps_sign_and_payload(name):
     np.testing.assert_array_equal(_rounded(bits.view(np.float32), name).view(np.uint32), bits)
 
 
-@X64
-@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, np.float32) for name in LISTED),
+        *(
+            pytest.param(name, np.float64, marks=() if name in FEW else pytest.mark.nightly)
+            for name in LISTED
+        ),
+    ],
+)
 def test_every_mode_equals_exact_comparisons(name, dtype):
     x = inputs(name, dtype)
     with in_rounds(dtype):
@@ -215,7 +224,7 @@ def test_double_rounding_would_be_seen():
         assert float(round_to(np.float32(x).astype(np.float64), "bf16")) == 1.0
 
 
-@pytest.mark.parametrize("name", [*LISTED, *WIDE])
+@pytest.mark.parametrize("name", [*FEW, "e5m0fn", "e8m0", "udynamic8", *WIDE])
 def test_is_idempotent_monotone_and_symmetric(name):
     x = np.sort(inputs(name) if name in LISTED else oracle.draws(2**14))
     grid = parse(name)
@@ -426,7 +435,7 @@ def test_vmapped_keys_round_row_by_row():
 
 @pytest.mark.world
 @pytest.mark.parametrize("name", ["e4m3fn", "int8", "nf4"])
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (7,), (2, 3), (5, 1, 3)])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (5, 1, 3)])
 def test_any_shape_eager_as_jitted(shape, name):
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     want = np.float32(oracle.rounded(x, Rounded(parse(name))))
