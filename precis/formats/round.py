@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array, lax
 
 from precis.formats.bits import CARRIERS, to_float32
-from precis.formats.catalogue import CATALOGUE
+from precis.formats.catalogue import CATALOGUE, FLOAT64
 from precis.formats.noise import random_bits
-from precis.formats.parse import Format, check_option, check_rounding, parse
+from precis.formats.parse import Format, check_option, check_rounding, held_by, parse
 from precis.formats.scaled import Overflow, Rounded, Rounding, ScaledFormat, Subnormals
-from precis.formats.spec import FloatFormat, IntFormat
+from precis.formats.spec import FloatFormat
 from precis.formats.values import round_values
 
 
@@ -155,13 +155,10 @@ def check_key(how: Rounded, key: Array | None) -> None:
 
 
 def _check_held(how: Rounded, carrier: FloatFormat, advice: str = "") -> None:
-    grid = how.grid
-    fits = not isinstance(grid, FloatFormat) or grid.fits_in(carrier)
-    if isinstance(grid, IntFormat):
-        fits = grid.bits - int(grid.signed) <= carrier.mantissa_bits + 1
-    if not fits:
+    if not held_by(how.grid, carrier):
+        wider = how.grid if isinstance(how.grid, FloatFormat) else FLOAT64
         raise ValueError(
-            f"{grid} has values that {carrier} lacks: {advice or f'pass a {grid} array'}"
+            f"{how.grid} has values that {carrier} lacks: {advice or f'pass a {wider} array'}"
         )
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precis.formats import cast_to, parse
+from precis.formats import cast_to, parse, round_to
 from tests.formats.oracle import enable_x64
 
 
@@ -23,3 +23,9 @@ def test_subnormals_of_float64_arrive(name):
         got = cast_to(jnp.float64(1e-39), name)
     want = {"f32": np.float32(1e-39)}.get(name, np.float32(11 * 2.0**-133))
     assert np.asarray(got).astype(np.float32).view(np.uint32) == want.view(np.uint32)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("nf4", jnp.bfloat16), ("udynamic8", jnp.float16)])
+def test_a_carrier_must_have_a_codebooks_values(name, dtype):
+    with pytest.raises(ValueError, match=f"{name} has values that"):
+        round_to(jnp.ones(3), name, carrier=dtype)
