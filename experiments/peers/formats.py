@@ -1,11 +1,12 @@
 """How fast is rounding, beside a plain copy and beside gfloat and pychop?
 
-    python experiments/peers/formats.py > experiments/peers/formats.md
+    uv run --group peers python experiments/peers/formats.py > experiments/peers/formats.md
 
-About 5 minutes on two cores. Wants `gfloat` and `pychop`. Expected: nearest rounding at 0.6 of a
-copy's speed or more and at least 4 times gfloat's jitted path; MX quantize-dequantize at 0.25 of a
-copy or more; stochastic rounding at least 5 times pychop's. One process; in every round each case
-runs once, so that a slow moment of the machine meets all of them; ratios are taken within rounds.
+About 12 minutes on two cores that are shared. Expected: nearest
+rounding at 0.6 of a copy's speed or more and at least 4 times gfloat's jitted path; MX
+quantize-dequantize at 0.25 of a copy or more; stochastic rounding at least 5 times pychop's. One
+process; in every round each case has its turn, so that a slow moment of the machine meets all of
+them; ratios are taken within rounds.
 Results go into a buffer that is used again, but for pychop, which is not jitted as a whole: fresh
 memory costs more than all else, and a second table has it. The third one stays in the cache.
 """
@@ -83,7 +84,8 @@ def _rounded(name: str) -> Op:
 def _gfloat(name: str) -> Op:
     # Not saturating, it looks at values where a format has neither Inf nor NaN: no jit.
     saturates = name == "e2m1"
-    return lambda x: gfloat.round_ndarray(GFLOAT[name], x, sat=saturates)
+    any_array: Any = gfloat.round_ndarray  # its types know NumPy's arrays only
+    return lambda x: any_array(GFLOAT[name], x, sat=saturates)
 
 
 def _blocks(name: str) -> Op:
@@ -106,8 +108,8 @@ def runner(case: Case, *, reuse: bool) -> Callable[[Array, Array], Array]:
     """The op with a second argument: the array that its result may take the place of."""
     if not case.jitted:
         return lambda x, out: case.op(x)
-    donated = {"donate_argnums": 1, "keep_unused": True} if reuse else {}
-    return jax.jit(lambda x, out: case.op(x), **donated)
+    donated = (1,) if reuse else ()
+    return jax.jit(lambda x, out: case.op(x), donate_argnums=donated, keep_unused=True)
 
 
 def measured(elements: int, *, rounds: int, repeats: int, reuse: bool) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from precis.formats.bits import CARRIERS, exponent_of, split, times_power_of_two
 from precis.formats.groups import against_groups, checked_axes, grouped, ungrouped, without_groups
+from precis.formats.noise import random_bits
 from precis.formats.parse import Format, parse
 from precis.formats.round import check_key, straight_through
 from precis.formats.scaled import ScaledFormat
@@ -187,7 +188,7 @@ def _largest_finite(largest: Array) -> Array:
 
 
 def _random(key: Array | None, x: Array) -> Array | None:
-    return None if key is None else jax.random.bits(key, x.shape, np.uint32)
+    return None if key is None else random_bits(key, x.shape, np.uint32)
 
 
 def _parse_scaled(fmt: Format | str) -> ScaledFormat:

@@ -48,7 +48,7 @@ def cast_to(x: Array, fmt: Format | str) -> Array:
     wide = x.astype(wide_dtype(x.dtype))
     if fmt.dtype is not None and wide_dtype(wide.dtype, fmt.dtype) == fmt.dtype:
         return wide.astype(fmt.dtype)
-    rounded = round_to(wide, fmt)
-    if not fmt.has_nan:
-        rounded = jnp.where(jnp.isnan(wide), wide, rounded)
-    return rounded.astype(fmt.carrier)
+    rounded = round_to(wide, fmt, carrier=fmt.carrier)
+    if fmt.has_nan:
+        return rounded
+    return jnp.where(jnp.isnan(wide), jnp.full_like(rounded, jnp.nan), rounded)

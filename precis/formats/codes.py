@@ -10,8 +10,9 @@ import numpy as np
 from jax import Array, lax
 
 from precis.formats.bits import CARRIERS, Carrier, split
+from precis.formats.catalogue import FLOAT32
 from precis.formats.lookup import places_of, values_at
-from precis.formats.parse import Format, parse, parse_grid
+from precis.formats.parse import Format, held_by, parse, parse_grid
 from precis.formats.round import resolve, round_to
 from precis.formats.scaled import Rounded
 from precis.formats.spec import Codebook, FloatFormat, Grid, IntFormat
@@ -68,11 +69,12 @@ def decode(codes: Array, fmt: Format | str, *, carrier: type | None = None) -> A
     codes = jnp.asarray(codes)
     if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
         raise TypeError(f"codes are unsigned integers, got {codes.dtype}")
-    wide = isinstance(grid, FloatFormat) and not grid.fits_in(CARRIERS[np.dtype(np.float32)].format)
-    default = np.dtype(np.float64 if wide else np.float32)
+    default = np.dtype(np.float32 if held_by(grid, FLOAT32) else np.float64)
     dtype = default if carrier is None else np.dtype(carrier)
-    if dtype not in CARRIERS or (wide and dtype != default):
+    if dtype not in CARRIERS or not held_by(grid, CARRIERS[dtype].format):
         raise ValueError(f"{grid} has values that {dtype} lacks: its carrier is {default}")
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"{grid} in {dtype} wants x64 enabled: set JAX_ENABLE_X64=1")
     return _decode(codes, grid, dtype)
 
 

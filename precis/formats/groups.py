@@ -6,6 +6,7 @@ zeros, which change no maximum. Everything else leaves the shape as it is.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def checked_axes(fmt: ScaledFormat, ndim: int, axis: int | Sequence[int]) -> tup
     """
     if fmt.granularity == "tensor":
         return tuple(range(-ndim, 0))
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    given = tuple(axis) if isinstance(axis, Sequence) else (operator.index(axis),)
     if wrong := [a for a in given if not -ndim <= a < ndim]:
         raise ValueError(f"{fmt}: axis {wrong[0]} is none of an array with {ndim} axes")
     axes = tuple(sorted({a - ndim if a >= 0 else a for a in given}))
@@ -39,12 +40,13 @@ def grouped(x: Array, fmt: ScaledFormat, axes: tuple[int, ...]) -> Array:
     if fmt.block is None:
         return x
     (axis,) = axes
-    missing = -x.shape[axis] % fmt.block
+    size = min(fmt.block, max(x.shape[axis], 1))
+    missing = -x.shape[axis] % size
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, missing)
     filled = jnp.pad(x, widths) if missing else x
     before, after = filled.shape[: x.ndim + axis], filled.shape[x.ndim + axis + 1 :]
-    return filled.reshape(*before, -1, fmt.block, *after)
+    return filled.reshape(*before, filled.shape[axis] // size, size, *after)
 
 
 def ungrouped(
@@ -54,7 +56,8 @@ def ungrouped(
     if fmt.block is None:
         return view
     start = len(shape) + axes[0]
-    filled = view.reshape(*shape[:start], -1, *shape[start + 1 :])
+    length = view.shape[start] * view.shape[start + 1]
+    filled = view.reshape(*shape[:start], length, *shape[start + 1 :])
     return filled[(slice(None),) * start + (slice(0, shape[start]),)]
 
 

@@ -57,7 +57,8 @@ def pack(codes: Array, fmt: Format | str) -> Packed:
     (Array([[33,  3]], dtype=uint8), 2)
 
     Args:
-        codes: [..., n] unsigned integers, as `encode` gives them.
+        codes: [..., n] unsigned integers, as `encode` gives them: bits above the format's width
+            must be zero.
         fmt: The format that they are codes of, or its name.
 
     Raises:
@@ -79,7 +80,8 @@ def unpack(packed: Packed) -> Array:
     bits, dtype = packed.format.bits, code_dtype(packed.format)
     codes, size = _group(bits)
     rows = packed.data.shape[:-1]
-    data = _filled(packed.data, size).reshape(*rows, -1, size)
+    filled = _filled(packed.data, size)
+    data = filled.reshape(*rows, filled.shape[-1] // size, size)
     found = []
     for code in range(codes):
         value = jnp.zeros(data.shape[:-1], dtype)
@@ -87,19 +89,22 @@ def unpack(packed: Packed) -> Array:
             part = data[..., byte].astype(dtype)
             value = value | (_shifted(part, -shift) & np.asarray((1 << bits) - 1, dtype))
         found.append(value)
-    return jnp.stack(found, axis=-1).reshape(*rows, -1)[..., : packed.length]
+    whole = jnp.stack(found, axis=-1)
+    return whole.reshape(*rows, whole.shape[-2] * codes)[..., : packed.length]
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _pack(codes: Array, bits: int) -> Array:
     count, size = _group(bits)
     rows, length = codes.shape[:-1], codes.shape[-1]
-    groups = _filled(codes, count).reshape(*rows, -1, count)
+    filled = _filled(codes, count)
+    groups = filled.reshape(*rows, filled.shape[-1] // count, count)
     data = [jnp.zeros(groups.shape[:-1], np.uint8)] * size
     for code in range(count):
         for byte, shift in _parts(code, bits):
             data[byte] = data[byte] | _shifted(groups[..., code], shift).astype(np.uint8)
-    return jnp.stack(data, axis=-1).reshape(*rows, -1)[..., : math.ceil(length * bits / 8)]
+    whole = jnp.stack(data, axis=-1).reshape(*rows, groups.shape[-2] * size)
+    return whole[..., : math.ceil(length * bits / 8)]
 
 
 def _group(bits: int) -> tuple[int, int]:

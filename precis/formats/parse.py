@@ -10,6 +10,7 @@ option  = rounding | "overflow=" … | "subnormals=" … | "scale=" …
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, get_args
 
@@ -187,6 +188,13 @@ def _block(text: str, count: str) -> int:
 def _check_scales(fmt: ScaledFormat) -> None:
     if isinstance(fmt.grid, FloatFormat) and not (fmt.grid.has_zero and fmt.grid.fits_in(FLOAT32)):
         raise ValueError(f"{fmt}: {fmt.grid} cannot be scaled: it has no zero, or not in float32")
+    if isinstance(fmt.grid, IntFormat) and not held_by(fmt.grid, FLOAT32):
+        raise ValueError(f"{fmt}: scaled values are float32, which lacks values of {fmt.grid}")
+    if fmt.tensor_scale and fmt.scale is not None and fmt.scale.max * fmt.grid.max > 2.0**96:
+        raise ValueError(
+            f"{fmt}: elements times scales reach {fmt.scale.max * fmt.grid.max:.3g}, which leaves "
+            "the tensor's scale no room in float32; take a narrower scale such as e4m3fn"
+        )
     if fmt.rule != "floor" and not fmt.has_power_of_two_scales:
         raise ValueError(f"{fmt}: a rule for the scale goes with e8m0 scales, as in block32:e8m0")
     if fmt.has_power_of_two_scales and isinstance(fmt.grid, Codebook):
@@ -197,6 +205,27 @@ def _check_scales(fmt: ScaledFormat) -> None:
         raise ValueError(
             f"{fmt}: a second scale, of the tensor, goes with narrow float scales such as e4m3fn"
         )
+
+
+def held_by(grid: Grid, carrier: FloatFormat) -> bool:
+    """Whether `carrier` has every value of `grid`."""
+    match grid:
+        case FloatFormat():
+            return grid.fits_in(carrier)
+        case IntFormat():
+            significant = grid.bits - int(grid.signed)
+            reach = max(abs(grid.min), grid.max)
+            return significant <= carrier.mantissa_bits + 1 and reach <= carrier.max
+        case Codebook():
+            return all(_has(value, carrier) for value in grid.values)
+
+
+def _has(value: float, carrier: FloatFormat) -> bool:
+    """Whether `value` is one of `carrier`'s."""
+    if value == 0:
+        return carrier.has_zero
+    step = max(math.frexp(abs(value))[1] - 1, carrier.min_exponent) - carrier.mantissa_bits
+    return abs(value) <= carrier.max and math.ldexp(value, -step).is_integer()
 
 
 def _rounded(grid: Grid, options: dict[str, str]) -> Grid | Rounded:

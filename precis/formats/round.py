@@ -11,10 +11,11 @@ import numpy as np
 from jax import Array, lax
 
 from precis.formats.bits import CARRIERS, to_float32
-from precis.formats.catalogue import CATALOGUE
-from precis.formats.parse import Format, check_option, check_rounding, parse
+from precis.formats.catalogue import CATALOGUE, FLOAT64
+from precis.formats.noise import random_bits
+from precis.formats.parse import Format, check_option, check_rounding, held_by, parse
 from precis.formats.scaled import Overflow, Rounded, Rounding, ScaledFormat, Subnormals
-from precis.formats.spec import FloatFormat, IntFormat
+from precis.formats.spec import FloatFormat
 from precis.formats.values import round_values
 
 
@@ -44,13 +45,13 @@ def round_to(
       2^-127. Nearest is there as in XLA's cast: ties go up, and so does all that lies between
       the two smallest values, 2^-127 and 2^-126.
     * Overflow is a value that rounds beyond `max` with an unlimited exponent (for e8m0, too).
-      `ieee`: Inf, or NaN where there is no Inf, or `max` where there is neither; but `max` if the
-      rounding is directed toward it. `saturate`: `max`, for Inf as well. `inf` and `nan`: that.
-      Integers and codebooks always saturate.
+      `ieee`: Inf, or NaN where there is no Inf, or `max` where there is neither; but `max` for
+      finite values whose rounding is directed toward it. `saturate`: `max`, for Inf as well.
+      `inf` and `nan`: that. Integers and codebooks always saturate.
     * `subnormals="flush"`: a result below the smallest normal value becomes zero.
 
-    Invariants: `round_to(round_to(x)) == round_to(x)`, and for the nearest modes
-    `round_to(-x) == -round_to(x)`; monotone unless stochastic.
+    Invariants: `round_to(round_to(x)) == round_to(x)`; monotone unless stochastic; and in floats
+    with a sign `round_to(-x) == -round_to(x)` for the nearest modes and toward zero.
 
     >>> round_to(jnp.float32(0.1), "bf16")
     Array(0.10009766, dtype=float32)
@@ -81,7 +82,8 @@ def round_to(
     Raises:
         TypeError: `x` is not floating point.
         ValueError: `fmt` is scaled or has values that the carrier lacks; an option is unknown or
-            asks for a code that `fmt` has not; stochastic without key, or a key without it.
+            asks for a code that `fmt` has not; stochastic without key, or a key without it; a
+            stochastic `cotangent`.
 
     Source: IEEE 754-2019, section 4.3 (rounding) and 7.4 (overflow); OCP OFP8 1.0, section 5.2.
     """
@@ -101,7 +103,7 @@ def round_to(
         x = _with_cotangent(x, back)
     bits = None
     if key is not None:
-        bits = jax.random.bits(key, x.shape, CARRIERS[x.dtype].uint)
+        bits = random_bits(key, x.shape, CARRIERS[x.dtype].uint)
     result = straight_through(x, round_values(lax.stop_gradient(x), how, random=bits))
     if not gradient_beyond_max:
         inside = (x >= how.grid.min) & (x <= how.grid.max)
@@ -153,13 +155,10 @@ def check_key(how: Rounded, key: Array | None) -> None:
 
 
 def _check_held(how: Rounded, carrier: FloatFormat, advice: str = "") -> None:
-    grid = how.grid
-    fits = not isinstance(grid, FloatFormat) or grid.fits_in(carrier)
-    if isinstance(grid, IntFormat):
-        fits = grid.bits - int(grid.signed) <= carrier.mantissa_bits + 1
-    if not fits:
+    if not held_by(how.grid, carrier):
+        wider = how.grid if isinstance(how.grid, FloatFormat) else FLOAT64
         raise ValueError(
-            f"{grid} has values that {carrier} lacks: {advice or f'pass a {grid} array'}"
+            f"{how.grid} has values that {carrier} lacks: {advice or f'pass a {wider} array'}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from precis.formats.bits import Carrier, carrier_of, exponent_of
 from precis.formats.scaled import Rounding
@@ -85,9 +85,15 @@ def round_magnitude(
     if steps.mantissa_bits == 0:
         # Between powers of two it is the exponent's field that makes one of them even.
         odd = odd & (exponent - lowest + 1).astype(carrier.uint)
-    count = _increment(rounding, drop, odd, negative, random)
-    kept = ((significand + count) >> drop) << drop
-    rounded = jnp.where(kept == 0, np.asarray(0, carrier.uint), base + kept)
+    count = (significand + _increment(rounding, drop, odd, negative, random)) >> drop
+    if fixed and lowest > m:
+        # A count of smallest steps times a power of two is exact, and nowhere subnormal.
+        step = np.asarray(2.0 ** (steps.min_exponent - steps.mantissa_bits), carrier.dtype)
+        below = lax.bitcast_convert_type(count.astype(carrier.dtype) * step, carrier.uint)
+        normal = np.asarray(lowest << m, carrier.uint)
+        rounded = jnp.where(magnitude < normal, below, base + (count << drop))
+    else:
+        rounded = jnp.where(count == 0, np.asarray(0, carrier.uint), base + (count << drop))
     if rounding in ("nearest_even", "nearest_away", "toward_zero"):
         return rounded
     # Far below the smallest step, the one neighbor that is not zero is that step.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from precis.formats.bits import CARRIERS, exponent_of, split
+from precis.formats.bits import CARRIERS, exponent_of, split, times_power_of_two
 from precis.formats.catalogue import FLOAT32
 from precis.formats.scaled import Rounded, ScaledFormat, ScaleRule
 from precis.formats.spec import FloatFormat, Grid
@@ -101,9 +101,9 @@ def float_scales(largest: Array, fmt: ScaledFormat, tensor_scale: Array | None) 
         fmt: The format.
         tensor_scale: [] float32 that the scales are relative to, or None.
     """
-    relative = largest * np.float32(1 / fmt.grid.max)
+    relative = _over(largest, fmt.grid.max)
     if fmt.scale is None:
-        scale = jnp.maximum(relative, _SMALLEST_NORMAL)
+        scale = jnp.clip(relative, _SMALLEST_NORMAL, np.float32(FLOAT32.max))
         return jnp.where(largest == 0, np.float32(1), scale)
     relative = relative if tensor_scale is None else times_inverse(relative, tensor_scale)
     return round_values(relative, Rounded(fmt.scale, overflow="saturate"))
@@ -117,8 +117,18 @@ def tensor_scale(largest: Array, fmt: ScaledFormat) -> Array:
         fmt: A format with scales of scales.
     """
     assert fmt.scale is not None
-    scale = largest * np.float32(1 / (fmt.grid.max * fmt.scale.max))
+    scale = _over(largest, fmt.grid.max * fmt.scale.max)
     return jnp.where(largest == 0, np.float32(1), jnp.maximum(scale, _SMALLEST_NORMAL))
+
+
+def _over(x: Array, constant: float) -> Array:
+    """The product x · (1 / constant), where the inverse may be too small to be a float32."""
+    inverse = 1 / constant
+    if inverse >= FLOAT32.smallest_normal:
+        return x * np.float32(inverse)
+    # XLA would join two constant factors to one that is flushed.
+    significand, exponent = math.frexp(inverse)
+    return times_power_of_two(x * np.float32(significand), jnp.int32(exponent))
 
 
 def times_inverse(x: Array, scale: Array) -> Array:

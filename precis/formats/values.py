@@ -65,8 +65,18 @@ def _limit(
     """Bits of the largest magnitude that the grid has on the side of zero where x lies."""
     limit = _bits(grid.max, carrier, shift)
     if isinstance(grid, IntFormat):
-        return jnp.where(negative, _bits(abs(grid.min), carrier, shift), limit)
-    return limit
+        limit = jnp.where(negative, _bits(abs(grid.min), carrier, shift), limit)
+    if shift is None:
+        return limit
+    # A grid may be shifted beyond the carrier's range: its largest value there is one step below.
+    m = carrier.format.mantissa_bits
+    if isinstance(grid, IntFormat):
+        top = shift - grid.fraction_bits + m - carrier.format.max_exponent
+        place = jnp.clip(top, 0, m).astype(carrier.uint)
+    else:
+        place = np.asarray(m - grid.mantissa_bits, carrier.uint)
+    infinity, one = (np.asarray(bits, carrier.uint) for bits in (carrier.infinity, 1))
+    return jnp.minimum(limit, infinity - (one << place))
 
 
 def _bits(value: float, carrier: Carrier, shift: Array | None) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -9,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from precis.formats import (
-    Codebook,
     FloatFormat,
     Format,
     IntFormat,
@@ -24,6 +24,9 @@ from precis.formats import (
 
 class Summed(NamedTuple):
     """The axes of an operand that its matrix op sums over.
+
+    An outer product sums over nothing; its operands have one scale per tensor, since with one per
+    value nothing would be rounded.
 
     Attributes:
         all: What shares one scale per channel: a row of activations, an output's weights.
@@ -52,7 +55,11 @@ def summed_axes(primitive: str, params: dict[str, Any], ndim: int, side: int) ->
 
 def as_operand(fmt: Format) -> Format:
     """`fmt` as an operand: a bare integer has one float32 scale per channel."""
-    return ScaledFormat(fmt, "channel") if isinstance(fmt, IntFormat | Codebook) else fmt
+    match fmt:
+        case IntFormat() | Rounded(grid=IntFormat()):
+            return ScaledFormat(fmt, "channel")
+        case _:
+            return fmt
 
 
 def is_scaled(fmt: Format) -> bool:
@@ -74,8 +81,8 @@ def bring(x: Array, fmt: Format, summed: Summed) -> Array:
     match as_operand(fmt):
         case FloatFormat() as plain:
             return cast_to(x, plain)
-        case Rounded() as rounded:
-            wide = x.astype(wide_dtype(x.dtype))
+        case Rounded(grid=FloatFormat() as grid) as rounded:
+            wide = x.astype(wide_dtype(x.dtype, grid.carrier))
             return jnp.where(jnp.isnan(wide), wide, round_to(wide, rounded))
         case ScaledFormat() as scaled:
             return _scaled(x.astype(np.float32), scaled, summed)
@@ -86,12 +93,13 @@ def bring(x: Array, fmt: Format, summed: Summed) -> Array:
 def _scaled(x: Array, fmt: ScaledFormat, summed: Summed) -> Array:
     if fmt.granularity == "tensor":
         return quantize_dequantize(x, fmt)
-    if fmt.granularity == "channel" or not summed.blocks:
-        single = fmt if fmt.granularity == "channel" else ScaledFormat(fmt.element, "channel")
-        return quantize_dequantize(x, single, axis=summed.all)
+    if not summed.all:
+        return quantize_dequantize(x, ScaledFormat(fmt.element, "tensor"))
+    if fmt.granularity == "channel":
+        return quantize_dequantize(x, fmt, axis=summed.all)
     if len(summed.blocks) == 1:
         return quantize_dequantize(x, fmt, axis=summed.blocks[0])
     last = tuple(range(-len(summed.blocks), 0))
     moved = jnp.moveaxis(x, summed.blocks, last)
-    flat = moved.reshape(*moved.shape[: last[0]], -1)
+    flat = moved.reshape(*moved.shape[: last[0]], math.prod(moved.shape[last[0] :]))
     return jnp.moveaxis(quantize_dequantize(flat, fmt).reshape(moved.shape), last, summed.blocks)

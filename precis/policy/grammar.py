@@ -24,7 +24,7 @@ from precis.formats import (
     parse,
     parse_float,
 )
-from precis.policy.policy import KEYS, Policy, default_of
+from precis.policy.policy import KEYS, Policy, default_of, plain
 from precis.policy.presets import PRESETS
 from precis.types import did_you_mean
 
@@ -98,8 +98,10 @@ def _format_for(key: str, text: str) -> Format:
     grid = fmt.grid if isinstance(fmt, Rounded | ScaledFormat) else fmt
     if isinstance(grid, FloatFormat) and not grid.is_signed:
         raise ValueError(f"{key}={text}: {grid} has neither sign nor zero; it serves for scales")
-    if isinstance(fmt, Codebook):
-        raise ValueError(f"{key}={text}: a codebook wants a scale, as in {fmt}@block64")
+    if isinstance(grid, Codebook) and not isinstance(fmt, ScaledFormat):
+        raise ValueError(f"{key}={text}: a codebook wants a scale, as in {grid}@block64")
+    if grid.min >= 0:
+        raise ValueError(f"{key}={text}: {grid} has no negative values, and would make them zero")
     how = fmt.rounding if isinstance(fmt, ScaledFormat) else fmt
     if isinstance(how, Rounded) and how.rounding == "stochastic":
         raise ValueError(f"{key}={text}: policies round to nearest; stochastic roles want a key")
@@ -126,6 +128,14 @@ def _resolve(given: dict[str, Format]) -> Policy:
 
 
 def _check(policy: Policy) -> None:
+    roles = {key: getattr(policy, name) for key, name in KEYS.items()}
+    wide = [key for key, fmt in roles.items() if _is_wide(fmt)]
+    for key in _OPERANDS:
+        if wide and not isinstance(plain(roles[key]), FloatFormat):
+            raise ValueError(
+                f"{key}={roles[key]}: scales and scaled values are float32, and {wide[0]}="
+                f"{roles[wide[0]]} is wider; choose f32 there"
+            )
     for key, name in (("m", "m"), ("v", "v"), ("r", "reduce")):
         fmt: FloatFormat = getattr(policy, name)
         if not fmt.is_native:
@@ -133,3 +143,8 @@ def _check(policy: Policy) -> None:
                 f"{key}={fmt}: {key} is stored or sent as it is, so its format must be a dtype; "
                 "choose f32, bf16 or f16"
             )
+
+
+def _is_wide(fmt: Format) -> bool:
+    """Whether `fmt` has values that float32 lacks."""
+    return isinstance(fmt, FloatFormat) and not fmt.fits_in(FLOAT32)

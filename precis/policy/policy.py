@@ -68,7 +68,7 @@ class Policy:
     def needs_loss_scaling(self) -> bool:
         """Whether gradients can underflow: c, x, g or w is unscaled and has ≤ 5 exponent bits."""
         formats = (self.compute, self.activation, self.grad, self.weight_grad)
-        grids = (fmt.grid if isinstance(fmt, Rounded) else fmt for fmt in formats)
+        grids = map(plain, formats)
         return any(isinstance(grid, FloatFormat) and grid.exponent_bits <= 5 for grid in grids)
 
 
@@ -119,6 +119,11 @@ def is_native(fmt: Format) -> bool:
     return isinstance(fmt, FloatFormat) and fmt.is_native
 
 
+def plain(fmt: Format) -> Format:
+    """`fmt` without its way of rounding."""
+    return fmt.grid if isinstance(fmt, Rounded) else fmt
+
+
 def default_of(name: str, known: _Known) -> tuple[Format, str]:
     """The default format of role `name` and the reason for it.
 
@@ -132,7 +137,7 @@ def default_of(name: str, known: _Known) -> tuple[Format, str]:
         case "kernel" | "grad":
             return known.compute, "as c"
         case "activation":
-            compute = known.compute
+            compute = plain(known.compute)
             if isinstance(compute, FloatFormat) and compute.bits >= 16:
                 return compute, "as c"
             return BFLOAT16, "bf16: c is scaled or has fewer than 16 bits"
@@ -142,8 +147,9 @@ def default_of(name: str, known: _Known) -> tuple[Format, str]:
             return known.param, "as p"
         case _:
             widest = _wider(FLOAT32, known.param)
-            if isinstance(known.compute, FloatFormat):
-                widest = _wider(widest, known.compute)
+            compute = plain(known.compute)
+            if isinstance(compute, FloatFormat):
+                widest = _wider(widest, compute)
             return widest, "the widest of f32, p and c"
 
 

@@ -96,6 +96,16 @@ def test_options_of_the_format_are_heeded():
     assert set(np.asarray(drawn)) == {1.0, 1.25}
 
 
+def test_wide_integers_want_a_wide_carrier():
+    with pytest.raises(ValueError, match="int32 has values that float32 lacks"):
+        decode(jnp.uint32([7]), "int32", carrier=np.float32)
+    with pytest.raises(ValueError, match="wants x64 enabled"):
+        decode(jnp.uint32([7]), "int32")
+    with enable_x64(True):
+        x = np.float64([2147483647, -16777217])
+        np.testing.assert_array_equal(decode(encode(x, "int32"), "int32"), x)
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (2, 3)])
 def test_any_shape(shape):
     codes = encode(jnp.ones(shape), "e2m1")

@@ -47,6 +47,11 @@ def test_under_jit_vmap_and_scan():
     np.testing.assert_array_equal(rows, codes)
 
 
+def test_no_rows_at_all():
+    codes = np.zeros((0, 5), np.uint8)
+    np.testing.assert_array_equal(unpack(pack(codes, "e2m1")), codes)
+
+
 def test_clear_errors():
     with pytest.raises(ValueError, match="got a scalar"):
         pack(np.uint8(3), "e2m1")

@@ -2,7 +2,7 @@
 
 import math
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ LISTED = [
     *("e8m3fnuz", "e5m0fn", "e5m0fnuz", "e8m0fn", "e2m0fn"),
     *("int8", "uint4", "int8q6", "uint8q3", "nf4", "dynamic8", "udynamic8"),
 ]
+FEW = ["bf16", "e4m3fn", "e8m3fnuz", "int8", "nf4"]
 WIDE = ["tf32", "e4m23", "f32"]
 MODES = ["nearest_even", "nearest_away", "toward_zero", "up", "down"]
 X64 = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -52,7 +53,7 @@ def in_rounds(dtype) -> enable_x64:
 
 
 @cache
-def inputs(name: str, dtype=np.float32, count: int = 2**14) -> np.ndarray:
+def inputs(name: str, dtype=np.float32, count: int = 2**13) -> np.ndarray:
     grid = parse(name)
     drawn = [oracle.draws(count, dtype), oracle.near(grid, count, dtype)]
     return np.concatenate([oracle.boundaries(grid, dtype), *drawn])
@@ -69,11 +70,13 @@ def mismatches(name: str, x: np.ndarray) -> int:
     return len(found)
 
 
-def _rounded(x, name):
-    return _JITTED(x, name)
+_rounded = jax.jit(round_to, static_argnums=1)
 
 
-_JITTED = jax.jit(round_to, static_argnums=1)
+@partial(jax.jit, static_argnums=1)
+def in_every_mode(x, name: str) -> dict[str, jax.Array]:
+    """One program, for compiling takes longer than running."""
+    return {mode: round_to(x, name, rounding=mode) for mode in MODES}
 
 
 @pytest.mark.world
@@ -123,19 +126,26 @@ def test_nan_keeps_sign_and_payload(name):
     np.testing.assert_array_equal(_rounded(bits.view(np.float32), name).view(np.uint32), bits)
 
 
-@X64
-@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, np.float32) for name in LISTED),
+        *(
+            pytest.param(name, np.float64, marks=() if name in FEW else pytest.mark.nightly)
+            for name in LISTED
+        ),
+    ],
+)
 def test_every_mode_equals_exact_comparisons(name, dtype):
     x = inputs(name, dtype)
-    for mode in MODES:
-        how = Rounded(parse(name), mode)
-        with in_rounds(dtype), np.errstate(over="ignore"):
-            got = np.asarray(round_to(x, how))
-            want = oracle.rounded(x, how).astype(dtype)
+    with in_rounds(dtype):
+        results = in_every_mode(x, name)
+    for mode, got in results.items():
+        with np.errstate(over="ignore"):
+            want = oracle.rounded(x, Rounded(parse(name), mode)).astype(dtype)
         assert not len(differing(got, want)), mode
 
 
-@X64
 @pytest.mark.parametrize(
     "text",
     [
@@ -157,13 +167,11 @@ def test_every_mode_equals_exact_comparisons(name, dtype):
         )
     ],
 )
-def test_overflow_and_flushing_equal_exact_comparisons(text, dtype):
+def test_overflow_and_flushing_equal_exact_comparisons(text):
     how = parse(text)
     how = how if isinstance(how, Rounded) else Rounded(how)
-    x = inputs(str(how.grid), dtype)
-    with in_rounds(dtype):
-        got = np.asarray(round_to(x, text))
-    assert not len(differing(got, oracle.rounded(x, how).astype(dtype)))
+    x = inputs(str(how.grid))
+    assert not len(differing(_rounded(x, text), np.float32(oracle.rounded(x, how))))
 
 
 def test_tf32_is_float16_within_its_range():
@@ -216,21 +224,21 @@ def test_double_rounding_would_be_seen():
         assert float(round_to(np.float32(x).astype(np.float64), "bf16")) == 1.0
 
 
-@pytest.mark.parametrize("name", [*LISTED, *WIDE])
+@pytest.mark.parametrize("name", [*FEW, "e5m0fn", "e8m0", "udynamic8", *WIDE])
 def test_is_idempotent_monotone_and_symmetric(name):
     x = np.sort(inputs(name) if name in LISTED else oracle.draws(2**14))
     grid = parse(name)
-    nearest = {}
-    for mode in MODES:
-        y = nearest[mode] = np.asarray(round_to(x, grid, rounding=mode))
-        assert not len(differing(round_to(y, grid, rounding=mode), y)), mode
+    once = {mode: np.asarray(y) for mode, y in in_every_mode(x, name).items()}
+    mirrored = in_every_mode(-x, name)
+    for mode, y in once.items():
+        assert not len(differing(in_every_mode(y, name)[mode], y)), mode
         finite = y[~np.isnan(y) & ~np.isnan(x)]
         assert (np.diff(finite[np.isfinite(finite)]) >= 0).all(), mode
     if isinstance(grid, FloatFormat) and grid.is_signed:
         for mode in ("nearest_even", "nearest_away", "toward_zero"):
-            mirrored = np.asarray(round_to(-x, grid, rounding=mode))
             numbers = ~np.isnan(x)
-            assert (mirrored == -nearest[mode])[numbers & ~np.isnan(mirrored)].all(), mode
+            want = -once[mode] if grid.has_negative_zero else np.float32(0) - once[mode]
+            assert not len(differing(mirrored[mode][numbers], want[numbers])), mode
 
 
 def test_directed_modes_stop_at_max_and_leave_infinity():
@@ -308,8 +316,8 @@ def test_the_share_of_random_numbers_that_round_up_is_exact(name, x):
     assert 0 < ups < 2**24
 
 
-@pytest.mark.parametrize("name", ["e4m3fn", "e2m1", "int8", "e5m0fn", "f16"])
-@pytest.mark.parametrize("part", [0.4999, 0.3, 0.01, -0.07, 2.0**-23, 2.0**-31, 2.0**-40])
+@pytest.mark.parametrize("name", ["e4m3fn", "int8", "e5m0fn"])
+@pytest.mark.parametrize("part", [0.4999, -0.07, 2.0**-23, 2.0**-40])
 def test_far_below_the_smallest_step_the_share_is_exact_to_the_last_bit(name, part):
     grid = parse(name)
     step = getattr(grid, "smallest_subnormal", 1.0)
@@ -426,8 +434,8 @@ def test_vmapped_keys_round_row_by_row():
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("name", ["e5m3", "e4m3fn", "int8", "nf4", "dynamic8"])
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (7,), (2, 3), (5, 1, 3)])
+@pytest.mark.parametrize("name", ["e4m3fn", "int8", "nf4"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (5, 1, 3)])
 def test_any_shape_eager_as_jitted(shape, name):
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     want = np.float32(oracle.rounded(x, Rounded(parse(name))))
@@ -508,7 +516,8 @@ def test_gradient_may_stop_beyond_the_ends():
         masked = jax.grad(lambda x: round_to(x, "e4m3fn", gradient_beyond_max=False, **how).sum())  # noqa: B023
         np.testing.assert_array_equal(masked(x), [0, 1, 1, 1, 0, 0])
     masked = jax.grad(lambda x: round_to(x, "int8", gradient_beyond_max=False).sum())
-    np.testing.assert_array_equal(masked(jnp.float32([-129, -128, 127, 127.5])), [0, 1, 1, 0])
+    x = jnp.float32([-129, -128, 127, 127.5, jnp.nan])
+    np.testing.assert_array_equal(masked(x), [0, 1, 1, 0, 0])
 
 
 def test_cotangent_is_untouched_unless_it_has_a_format_of_its_own():

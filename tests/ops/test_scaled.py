@@ -148,3 +148,19 @@ def test_what_is_scaled_is_saved_as_it_came():
     _, pull = jax.vjp(lambda x, w: matrix_op(op, x, w, roles=roles_of("int8", "int8")), x, w)
     saved = {(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(pull) if leaf.ndim == 2}
     assert saved == {((4, 64), "bfloat16"), ((64, 3), "float32")}
+
+
+def test_a_way_of_rounding_takes_no_scale_away():
+    x, w = normal((8, 48), (48, 5))
+    op = op_of(lax.dot, x, w)
+    got = matrix_op(op, x, w, roles=roles_of("int8(toward_zero)", "bf16"))
+    want = matrix_op(op, x, w, roles=roles_of("int8(toward_zero)@channel", "bf16"))
+    np.testing.assert_array_equal(got, want)
+    assert np.corrcoef(np.asarray(got).ravel(), (x @ w).ravel())[0, 1] > 0.99
+
+
+def test_an_outer_product_is_rounded_too():
+    x, w = normal((16, 1), (1, 9))
+    op = op_of(lambda x, w: jnp.einsum("i,j->ij", x, w), x[:, 0], w[0])
+    got = matrix_op(op, x[:, 0], w[0], roles=roles_of("int8", "int8"))
+    close(got, int8(x, (0, 1)) @ int8(w, (0, 1)), 1)

@@ -91,6 +91,7 @@ def test_options_with_commas_come_back(text):
         ("c=bf16", "x", "bf16", "as c"),
         ("c=e5m3", "x", "bf16", "bf16: c is scaled or has fewer than 16 bits"),
         ("c=int8", "x", "bf16", "bf16: c is scaled or has fewer than 16 bits"),
+        ("c=f16(toward_zero)", "x", "f16", "as c"),
         ("c=mxfp4", "g", "mxfp4", "as c"),
         ("c=mxfp4", "s", "f32", "the widest of f32, p and c"),
         ("c=mxfp4", "w", "f32", "as p"),
@@ -160,6 +161,10 @@ def test_loss_scaling_follows_the_exponent_bits_and_not_the_name(text, scales):
         ("c=int8(stochastic)@channel", "stochastic roles want a key"),
         ("c=int8@block0", "positive number of values"),
         ("mxfp9", "did you mean 'mxfp8'"),
+        ("c=nf4(toward_zero)", "a codebook wants a scale"),
+        ("c=uint8", "no negative values"),
+        ("c=udynamic8@block64", "no negative values"),
+        ("p=f64,c=int8", "p=f64 is wider"),
         ("m=e5m3", "its format must be a dtype"),
     ],
 )
