@@ -23,6 +23,9 @@ SCALED = [
     *("int8@tensor", "int8@channel", "int4@block64", "e4m3fn@tensor", "e5m2@channel"),
     *("nf4@block64", "dynamic8@block256", "e2m1@block16:e4m3fn", "uint8@tensor"),
 ]
+# One of each kind, and the rest when there is time.
+FEW = ["mxfp4", "mxint8", "nvfp4", "int8@channel", "nf4@block64", "mxfp8_e4m3(scale=rceil)"]
+MOST = [n if n in FEW else pytest.param(n, marks=pytest.mark.nightly) for n in SCALED]
 MX = {
     "mxfp8_e4m3": (ml_dtypes.float8_e4m3fn, 448.0, 8),
     "mxfp8_e5m2": (ml_dtypes.float8_e5m2, 57344.0, 15),
@@ -115,7 +118,7 @@ def test_a_codebook_takes_the_nearest_value():
     np.testing.assert_array_equal(quantize_dequantize(x, "nf4@block64"), back(want, x))
 
 
-@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("name", MOST)
 def test_parts_put_together_are_the_rounded_array(name):
     x = heavy((3, 300))
     blocks = jax.jit(lambda x: to_blocks(x, name))(x)
@@ -157,7 +160,7 @@ def test_a_scalar_has_the_tensors_scale():
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("name", [n for n in SCALED if "block" in str(parse(n)) or "mx" in n])
+@pytest.mark.parametrize("name", ["mxfp4", "mxint8", "nvfp4", "nf4@block64", "int4@block64"])
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
 def test_what_is_not_finite_spoils_its_group_and_no_other(name, bad):
     fmt = parse(name)
@@ -195,7 +198,7 @@ def test_wide_elements_have_small_scales(name):
 
 
 @pytest.mark.parametrize("rule", ["floor", "ceil", "even", "rceil"])
-@pytest.mark.parametrize("element", ["e4m3fn", "e5m2", "e2m1", "e2m3", "int8q6", "int8"])
+@pytest.mark.parametrize("element", ["e4m3fn", "e2m1", "int8q6"])
 def test_elements_stay_on_the_grid_at_the_end_of_float32(element, rule):
     x = np.float32([3.4028235e38, -3.4028235e38, 1.0])
     blocks = to_blocks(x, f"{element}@block32:e8m0(scale={rule})")

@@ -70,7 +70,7 @@ def test_the_plan_says_that_all_is_emulated_and_in_force(preset, rows):
     ("preset", "layers"),
     [
         ("int8", "scan"),
-        ("nvfp4", "unrolled"),
+        pytest.param("nvfp4", "unrolled", marks=pytest.mark.nightly),
         pytest.param("mxfp8", "remat", marks=pytest.mark.nightly),
         pytest.param("fp8_hybrid", "scan", marks=pytest.mark.nightly),
     ],
