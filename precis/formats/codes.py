@@ -101,7 +101,7 @@ def _encode(x: Array, grid: Grid) -> Array:
     if grid.has_inf:
         code = jnp.where(magnitude == infinity, np.asarray(grid.max_code + 1, carrier.uint), code)
     if grid.has_nan:
-        code = jnp.where(is_nan, np.asarray(_nan_code(grid), carrier.uint), code)
+        code = jnp.where(is_nan, np.asarray(grid.nan_code, carrier.uint), code)
     if grid.is_signed:
         signed = sign != 0
         if grid.specials == "fnuz":
@@ -129,17 +129,6 @@ def _float_code(magnitude: Array, grid: FloatFormat, carrier: Carrier) -> Array:
     # A power of two that float32 has: the smallest subnormal is 2^-85 at least.
     count = value * np.asarray(1 / grid.smallest_subnormal, carrier.dtype)
     return jnp.where(magnitude < smallest_normal, count.astype(carrier.uint), normal)
-
-
-def _nan_code(grid: FloatFormat) -> int:
-    """The quiet NaN, without its sign."""
-    match grid.specials:
-        case "ieee":
-            return grid.max_code + 1 + (1 << (grid.mantissa_bits - 1))
-        case "fnuz":
-            return 1 << (grid.bits - 1)
-        case _:
-            return grid.max_code + 1
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

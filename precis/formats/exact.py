@@ -116,7 +116,7 @@ def landing(value: Number, how: Rounded) -> Landing:
     if isinstance(value, float) and math.isnan(value):
         return Landing(_code_for_nan(how), False)
     if isinstance(grid, FloatFormat) and not grid.is_signed and (negative or value == 0):
-        return Landing(_nan_code(grid), False)
+        return Landing(grid.nan_code, False)
     if isinstance(value, float) and math.isinf(value):
         code = _code_beyond(how, negative=negative, infinite=True)
         return Landing(code, grid.value_of(code) != value)
@@ -201,7 +201,7 @@ def _code_beyond(how: Rounded, *, negative: bool, infinite: bool) -> int:
     if not isinstance(grid, FloatFormat) or not grid.has_nan or how.overflow == "saturate":
         return limit
     sign = int(negative and grid.has_negative_zero) << (grid.bits - 1)
-    infinity, nan = sign | (grid.max_code + 1), sign | _nan_code(grid)
+    infinity, nan = sign | (grid.max_code + 1), sign | grid.nan_code
     top = infinity if grid.has_inf else nan
     if how.overflow == "inf" or infinite:
         return top
@@ -210,19 +210,9 @@ def _code_beyond(how: Rounded, *, negative: bool, infinite: bool) -> int:
     return limit if how.rounding in ("toward_zero", "up" if negative else "down") else top
 
 
-def _nan_code(grid: FloatFormat) -> int:
-    match grid.specials:
-        case "ieee":
-            return grid.max_code + 1 + (1 << (grid.mantissa_bits - 1))
-        case "fnuz":
-            return 1 << (grid.bits - 1)
-        case _:
-            return grid.max_code + 1
-
-
 def _code_for_nan(how: Rounded) -> int:
     """What NaN becomes: a NaN, -0 in floats without one, else 0 or what 0 rounds to."""
     grid = how.grid
     if isinstance(grid, FloatFormat):
-        return _nan_code(grid) if grid.has_nan else 1 << (grid.bits - 1)
+        return grid.nan_code if grid.has_nan else 1 << (grid.bits - 1)
     return landing(Fraction(0), how).code

@@ -106,6 +106,17 @@ class FloatFormat:
                 return top
 
     @property
+    def nan_code(self) -> int:
+        """Code of the quiet NaN without sign; without meaning where there is no NaN."""
+        match self.specials:
+            case "ieee":
+                return self.max_code + 1 + (1 << (self.mantissa_bits - 1))
+            case "fnuz":
+                return 1 << (self.bits - 1)
+            case _:
+                return self.max_code + 1
+
+    @property
     def max_exponent(self) -> int:
         """Exponent of the largest finite value."""
         return (self.max_code >> self.mantissa_bits) - self.bias
