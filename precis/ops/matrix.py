@@ -16,19 +16,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.extend import core as jex_core
 
 from precis.formats import FloatFormat, Format, cast_to, wide_dtype
-from precis.ops.operand import bring, is_scaled, summed_axes
-
-
-class MatrixOp(NamedTuple):
-    """A bilinear primitive and its parameters: `dot_general` or `conv_general_dilated`."""
-
-    primitive: jex_core.Primitive
-    params: dict[str, Any]
+from precis.ops.operand import Coded, bring, bring_coded, is_scaled, summed_axes
+from precis.ops.product import MatrixOp, bind, product
 
 
 class Operand(NamedTuple):
@@ -68,8 +61,10 @@ def matrix_op(
 ) -> Array:
     """The product of `lhs` and `rhs` under `roles`, in `roles.out`'s carrier dtype.
 
-    16-bit operands always accumulate in float32 (float64 operands in float64). Formats without
-    a dtype are computed in float32 on rounded operands and rounded once at the output.
+    Integers are multiplied as integers, 16-bit operands summed in float32 (float64 operands in
+    float64). Formats without a dtype take the product of the narrowest dtype that holds them, on
+    rounded operands, and are rounded once at the output. One scale for all that is summed is
+    applied to the sum.
 
     Args:
         op: The primitive; its own precision and preferred type are replaced.
@@ -82,27 +77,28 @@ def matrix_op(
     anew = is_scaled(roles.grad)
     keeps = [o.is_weight or is_scaled(o.format) for o in (roles.lhs, roles.rhs)]
 
-    def rounded(lhs: Array, rhs: Array) -> tuple[Array, Array]:
-        return _bring(op, lhs, roles.lhs.format, 0), _bring(op, rhs, roles.rhs.format, 1)
-
-    def forward(lhs: Array, rhs: Array) -> tuple[Array, tuple[Array, Array]]:
-        low = rounded(lhs, rhs)
-        out = cast_to(cast_to(_product(op, *low), roles.accum), roles.out)
-        return out, (lhs if keeps[0] else low[0], rhs if keeps[1] else low[1])
+    def handed_over(out: Array) -> Array:
+        return cast_to(cast_to(out, roles.accum), roles.out)
 
     if forward_mode:
-        return forward(lhs, rhs)[0]
+        low = _bring(op, lhs, roles.lhs.format, 0), _bring(op, rhs, roles.rhs.format, 1)
+        return handed_over(product(op, *low))
+
+    def forward(lhs: Array, rhs: Array) -> tuple[Array, tuple[Array, ...]]:
+        formats = roles.lhs.format, roles.rhs.format
+        low = [_bring_coded(op, x, formats[i], i) for i, x in enumerate((lhs, rhs))]
+        saved = [x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True)]
+        return handed_over(product(op, *low)), tuple(saved)
+
     dtypes = lhs.dtype, rhs.dtype
 
     def backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-        operands = [_Tagged(x, None) for x in rounded(*saved)]
-        g = _Tagged(cotangent, roles.grad)
-        if anew:
-            for side, operand in enumerate((roles.lhs, roles.rhs)):
-                if is_scaled(operand.format):
-                    operands[side] = _Tagged(saved[side], operand.format)
-        else:
-            g = _Tagged(_bring(op, cotangent, roles.grad, 0), None)
+        def tagged(x: Array, fmt: Format, side: int) -> _Tagged:
+            waits = anew and is_scaled(fmt)
+            return _Tagged(x, fmt) if waits else _Tagged(_bring(op, x, fmt, side), None)
+
+        operands = [tagged(saved[0], roles.lhs.format, 0), tagged(saved[1], roles.rhs.format, 1)]
+        g = tagged(cotangent, roles.grad, 0)
         grads = []
         for side, operand in enumerate((roles.lhs, roles.rhs)):
             grad = cast_to(_transposed(op, side, operands, g), roles.accum)
@@ -125,28 +121,8 @@ def _bring(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array:
     return bring(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side))
 
 
-def _product(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
-    """The exact-input product in float32, or float64 if an operand is."""
-    wide = wide_dtype(lhs.dtype, rhs.dtype)
-
-    def widened(lhs: Array, rhs: Array) -> Array:
-        return _bind(op, lhs.astype(wide), rhs.astype(wide), wide)
-
-    if lhs.dtype != rhs.dtype or lhs.dtype == wide:
-        return widened(lhs, rhs)
-    # XLA's CPU backend crashes at run time on some layouts of bf16×bf16→f32, and has no fast
-    # f16 product at all. Products of 16-bit operands are exact in float32, so widening first
-    # gives the same numbers up to the order of summation.
-    native = lambda lhs, rhs: _bind(op, lhs, rhs, wide)  # noqa: E731
-    return lax.platform_dependent(lhs, rhs, cpu=widened, default=native)
-
-
-def _bind(op: MatrixOp, lhs: Array, rhs: Array, accum: Any) -> Array:
-    # Without HIGHEST, float32 means bfloat16 on TPU and TF32 on recent GPUs.
-    is_wide = lhs.dtype == accum
-    precision = (lax.Precision.HIGHEST,) * 2 if is_wide else None
-    params = op.params | {"preferred_element_type": np.dtype(accum), "precision": precision}
-    return op.primitive.bind(lhs, rhs, **params)
+def _bring_coded(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array | Coded:
+    return bring_coded(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side))
 
 
 def _transposed(op: MatrixOp, side: int, operands: Sequence[_Tagged], g: _Tagged) -> Array:
@@ -162,7 +138,7 @@ def _transposed(op: MatrixOp, side: int, operands: Sequence[_Tagged], g: _Tagged
     def pull(g: Array, other: Array) -> Array:
         def push(operand: Array) -> Array:
             pair = (operand, other) if side == 0 else (other, operand)
-            return _bind(op, *pair, wide)
+            return bind(op, *pair, wide)
 
         return jax.linear_transpose(push, shapes[side])(g)[0]
 
@@ -185,10 +161,10 @@ def _evaluate(jaxpr: Any, *args: _Tagged) -> Array:
         if eqn.primitive.name in MATRIX_OPS:
             op = MatrixOp(eqn.primitive, dict(eqn.params))
             brought = (
-                x if fmt is None else _bring(op, x, fmt, side)
+                x if fmt is None else _bring_coded(op, x, fmt, side)
                 for side, (x, fmt) in enumerate(values)
             )
-            out = _Tagged(_product(op, *brought), None)
+            out = _Tagged(product(op, *brought), None)
         else:
             arrays = [value.array for value in values]
             out = _Tagged(eqn.primitive.bind(*arrays, **eqn.params), values[0].format)

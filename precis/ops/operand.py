@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import numpy as np
 from jax import Array
 
 from precis.formats import (
+    BFLOAT16,
+    FLOAT16,
     FloatFormat,
     Format,
     IntFormat,
@@ -18,6 +21,7 @@ from precis.formats import (
     cast_to,
     quantize_dequantize,
     round_to,
+    to_blocks,
     wide_dtype,
 )
 
@@ -67,8 +71,20 @@ def is_scaled(fmt: Format) -> bool:
     return isinstance(as_operand(fmt), ScaledFormat)
 
 
+class Coded(NamedTuple):
+    """An operand whose scales wait until its products are summed.
+
+    Attributes:
+        codes: [...] int8, bfloat16, float16 or float32: the narrowest that holds the grid.
+        scales: float32, as `codes` but with 1 along what the op sums over.
+    """
+
+    codes: Array
+    scales: Array
+
+
 def bring(x: Array, fmt: Format, summed: Summed) -> Array:
-    """`x` as an operand in `fmt`: in its dtype, or emulated on a wide carrier.
+    """`x` as an operand in `fmt`, scales multiplied in.
 
     Args:
         x: [...] floating point.
@@ -76,18 +92,48 @@ def bring(x: Array, fmt: Format, summed: Summed) -> Array:
         summed: What the op sums over; groups of a scaled format run along it.
 
     Returns:
-        [...] in the format's dtype, or float32 (float64 where a format wants it).
+        [...] in the narrowest dtype that holds the format's values: its own, if it has one;
+        float32 for scaled ones; float64 where a format wants it.
     """
     match as_operand(fmt):
         case FloatFormat() as plain:
-            return cast_to(x, plain)
+            return _narrowed(cast_to(x, plain), plain)
         case Rounded(grid=FloatFormat() as grid) as rounded:
             wide = x.astype(wide_dtype(x.dtype, grid.carrier))
-            return jnp.where(jnp.isnan(wide), wide, round_to(wide, rounded))
+            return _narrowed(jnp.where(jnp.isnan(wide), wide, round_to(wide, rounded)), grid)
         case ScaledFormat() as scaled:
             return _scaled(x.astype(np.float32), scaled, summed)
         case other:
             raise TypeError(f"no operand can be {other}")
+
+
+def bring_coded(x: Array, fmt: Format, summed: Summed) -> Array | Coded:
+    """Likewise, but with its scales apart where every product that is summed has the same."""
+    scaled = as_operand(fmt)
+    if not isinstance(scaled, ScaledFormat) or scaled.granularity == "block" or scaled.scale:
+        return bring(x, fmt, summed)
+    if not summed.all:
+        scaled = replace(scaled, granularity="tensor")
+    parts = to_blocks(x.astype(np.float32), scaled, axis=summed.all)
+    match scaled.grid:
+        case IntFormat(bits=bits, signed=True) as grid if bits <= 8:
+            codes = parts.elements * np.float32(1 / grid.unit)
+            return Coded(codes.astype(np.int8), parts.scales * np.float32(grid.unit))
+        case FloatFormat() as grid:
+            return Coded(_narrowed(parts.elements, grid), parts.scales)
+        case _:
+            return Coded(parts.elements, parts.scales)
+
+
+def _narrowed(x: Array, grid: FloatFormat) -> Array:
+    """`x`, which lies on `grid`, in a 16-bit dtype that holds all of it, if there is one.
+
+    So an emulated format takes the very products that its native neighbor does.
+    """
+    for native in (BFLOAT16, FLOAT16):
+        if grid.fits_in(native):
+            return x.astype(native.dtype)
+    return x
 
 
 def _scaled(x: Array, fmt: ScaledFormat, summed: Summed) -> Array:

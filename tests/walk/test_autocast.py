@@ -37,11 +37,8 @@ def rows():
     ("native", "emulated", "layers"),
     [
         ("bf16", "e8m7", "scan"),
-        ("f16", "e5m10", "scan"),
         ("bf16", "e8m7", "remat"),
-        pytest.param("f16", "e5m10", "remat", marks=pytest.mark.nightly),
         pytest.param("bf16", "e8m7", "unrolled", marks=pytest.mark.nightly),
-        pytest.param("f16", "e5m10", "unrolled", marks=pytest.mark.nightly),
     ],
 )
 def test_emulated_formats_equal_native_ones_through_a_training_step(
@@ -63,6 +60,22 @@ def test_emulated_formats_equal_native_ones_through_a_training_step(
             )
             for c in (native, emulated)
         ]
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize(
+    ("native", "emulated"),
+    [("f16", "e5m10"), pytest.param("bf16", "e8m7", marks=pytest.mark.nightly)],
+)
+def test_emulated_formats_equal_native_ones_op_by_op(native, emulated, decoder):
+    # Compiled, LLVM joins a float16 program's multiplications and additions, or not, by how the
+    # loop around them looks and by what the processor has.
+    params, tokens = decoder
+    loss = lambda p, t: decoder_loss(p, t, layers="unrolled")  # noqa: E731
+    results = [
+        jax.value_and_grad(autocast(loss, f"c={c},o=f32"))(params, tokens)
+        for c in (native, emulated)
+    ]
     assert_same(results[1], results[0])
 
 

@@ -1,0 +1,149 @@
+"""The product of two operands as they are stored: exact inputs, a wide accumulator, real integers.
+
+| operands | product |
+|---|---|
+| int8 codes × int8 codes | int8×int8→int32 |
+| bf16 × bf16, f16 × f16 | the backend's own, summed in float32 |
+| anything else | widened to float32 (float64), which is exact |
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.extend import core as jex_core
+
+from precis.formats import wide_dtype
+from precis.ops.cpu import HAS_FAST_PRODUCTS, dot_on_cpu
+from precis.ops.epilogue import scaled_result
+from precis.ops.operand import Coded
+
+# Beyond so many products of two int8 codes, 128² each, an int32 may overflow.
+_MOST_PRODUCTS = 131071
+
+
+class MatrixOp(NamedTuple):
+    """A bilinear primitive and its parameters: `dot_general` or `conv_general_dilated`."""
+
+    primitive: jex_core.Primitive
+    params: dict[str, Any]
+
+    @property
+    def is_dot(self) -> bool:
+        """Whether it is a `dot_general`."""
+        return self.primitive.name == "dot_general"
+
+
+def product(op: MatrixOp, lhs: Array | Coded, rhs: Array | Coded) -> Array:
+    """What `op` makes of its operands, scales applied to the result, once.
+
+    Args:
+        op: The primitive; its own precision and preferred type are replaced.
+        lhs: [...] floats, or codes with scales.
+        rhs: Likewise.
+
+    Returns:
+        [...] float32, or float64 if an operand is.
+    """
+    codes = [x.codes if isinstance(x, Coded) else x for x in (lhs, rhs)]
+    out = _multiply(op, *codes)
+    for side, operand in enumerate((lhs, rhs)):
+        if isinstance(operand, Coded):
+            out = scaled_result(op.primitive.name, op.params, out, operand.scales, side)
+    return out
+
+
+def bind(op: MatrixOp, lhs: Array, rhs: Array, accum: Any) -> Array:
+    """`op` itself, summed in `accum`; where operands have that dtype too, in full precision."""
+    # Without HIGHEST, float32 means bfloat16 on TPU and TF32 on recent GPUs.
+    precision = (lax.Precision.HIGHEST,) * 2 if lhs.dtype == accum else None
+    params = op.params | {"preferred_element_type": np.dtype(accum), "precision": precision}
+    return op.primitive.bind(lhs, rhs, **params)
+
+
+def _multiply(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
+    dtypes = {lhs.dtype, rhs.dtype}
+    if dtypes == {np.dtype(np.int8)}:
+        return _integers(op, lhs, rhs)
+    if dtypes == {np.dtype(np.int8), np.dtype(jnp.bfloat16)}:
+        lhs, rhs = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
+    wide = wide_dtype(*dtypes)
+
+    def widened(lhs: Array, rhs: Array) -> Array:
+        return bind(op, lhs.astype(wide), rhs.astype(wide), wide)
+
+    def on_cpu(lhs: Array, rhs: Array) -> Array:
+        if lhs.dtype == jnp.bfloat16 and op.is_dot and HAS_FAST_PRODUCTS:
+            return dot_on_cpu(lhs, rhs, op.params["dimension_numbers"], wide)
+        # Products of 16-bit operands are exact in float32.
+        return widened(lhs, rhs)
+
+    if lhs.dtype != rhs.dtype or lhs.dtype == wide:
+        return widened(lhs, rhs)
+    native = lambda lhs, rhs: bind(op, lhs, rhs, wide)  # noqa: E731
+    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=native)
+
+
+def _integers(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
+    """float32: sums of products of int8 codes, exact in int32."""
+    if not op.is_dot:
+        return _integer_convolution(op, lhs, rhs)
+    summed = op.params["dimension_numbers"][0]
+    if prod(lhs.shape[axis] for axis in summed[0]) > _MOST_PRODUCTS:
+        return _in_parts(op, lhs, rhs)
+
+    def on_cpu(lhs: Array, rhs: Array) -> Array:
+        if HAS_FAST_PRODUCTS:
+            return dot_on_cpu(lhs, rhs, op.params["dimension_numbers"], np.int32)
+        return native(lhs, rhs)
+
+    def native(lhs: Array, rhs: Array) -> Array:
+        params = op.params | {"preferred_element_type": np.dtype(np.int32), "precision": None}
+        return op.primitive.bind(lhs, rhs, **params)
+
+    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=native).astype(np.float32)
+
+
+def _in_parts(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
+    """A dot too long for an int32: cut along its longest summed axis, parts added in float32."""
+    left, right = op.params["dimension_numbers"][0]
+    longest = max(range(len(left)), key=lambda i: lhs.shape[left[i]])
+    length = lhs.shape[left[longest]]
+    others = prod(lhs.shape[axis] for axis in left) // length
+    step = max(_MOST_PRODUCTS // others, 1)
+
+    def part(x: Array, axis: int, start: int) -> Array:
+        return lax.slice_in_dim(x, start, min(start + step, length), axis=axis)
+
+    starts = range(0, length, step)
+    pairs = ((part(lhs, left[longest], i), part(rhs, right[longest], i)) for i in starts)
+    return sum((_integers(op, *pair) for pair in pairs), np.float32(0))
+
+
+def _integer_convolution(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
+    """Integers on CPU where that is fast; elsewhere in floats that hold the codes.
+
+    Sums beyond 2^24 are then rounded, as in any float32 accumulator.
+    """
+    is_dilated = any(step != 1 for step in op.params["lhs_dilation"])
+
+    def on_cpu(lhs: Array, rhs: Array) -> Array:
+        if HAS_FAST_PRODUCTS and not is_dilated and _window(op, rhs) <= _MOST_PRODUCTS:
+            params = op.params | {"preferred_element_type": np.dtype(np.int32), "precision": None}
+            return op.primitive.bind(lhs, rhs, **params).astype(np.float32)
+        return bind(op, lhs.astype(np.float32), rhs.astype(np.float32), np.float32)
+
+    def in_floats(lhs: Array, rhs: Array) -> Array:
+        return bind(op, lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16), np.float32)
+
+    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=in_floats)
+
+
+def _window(op: MatrixOp, kernel: Array) -> int:
+    """How many products a convolution sums for one of its results."""
+    outputs = op.params["dimension_numbers"].rhs_spec[0]
+    return kernel.size // max(kernel.shape[outputs], 1)
