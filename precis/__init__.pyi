@@ -1,6 +1,15 @@
 from .adapters import Bound, bind, unbind
 from .formats import FloatFormat, IntFormat, round_to
-from .policy import Policy, cast_to_compute, cast_to_output, cast_to_param, get_policy
+from .policy import (
+    Policy,
+    PolicyRules,
+    cast_to_compute,
+    cast_to_output,
+    cast_to_param,
+    get_policy,
+    policy_rules,
+    read_policy,
+)
 from .train import Recipe, make_step, value_and_grad
 from .walk import audit, autocast
 
@@ -9,6 +18,7 @@ __all__ = [
     "FloatFormat",
     "IntFormat",
     "Policy",
+    "PolicyRules",
     "Recipe",
     "audit",
     "autocast",
@@ -18,6 +28,8 @@ __all__ = [
     "cast_to_param",
     "get_policy",
     "make_step",
+    "policy_rules",
+    "read_policy",
     "round_to",
     "unbind",
     "value_and_grad",

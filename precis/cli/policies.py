@@ -11,13 +11,14 @@ def policy(text: tyro.conf.Positional[str]) -> int:
     """Print what a policy's text resolves to: every role, its format and why.
 
     Args:
-        text: A preset (mixed_bf16), roles (p=f32,c=bf16,o=f32), or one format.
+        text: A preset (mixed_bf16), roles (p=f32,c=bf16,o=f32), or one format; then rules by
+            path, if any (mixed_bf16; head/**: c=f32).
     """
     from rich.table import Table
 
-    from precis.policy import get_policy
+    from precis.policy import read_policy
 
-    resolved = get_policy(text)
+    resolved = read_policy(text)
     table = Table(box=None, pad_edge=False)
     for heading in ("key", "role", "format", "reason"):
         table.add_column(heading)
@@ -26,4 +27,6 @@ def policy(text: tyro.conf.Positional[str]) -> int:
     console = open_console()
     console.print(f"[bold]{resolved}[/]", highlight=False)
     console.print(table, highlight=False)
+    for rule in resolved.rules:
+        console.print(f"at {rule}", highlight=False, markup=False)
     return 0

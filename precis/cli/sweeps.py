@@ -177,12 +177,12 @@ def _publish(folder: Path, console: Console, *, force: bool) -> None:
 
 
 def _show_plan(plan: Plan) -> int:
-    from precis.policy import get_policy
+    from precis.policy import read_policy
 
     console = open_console()
     for arm in plan.arms.values():
         mark = " (baseline)" if arm.name == plan.baseline else ""
-        console.print(f"[bold]{arm.name}[/]{mark} {get_policy(arm.policy)}", highlight=False)
+        console.print(f"[bold]{arm.name}[/]{mark} {read_policy(arm.policy)}", highlight=False)
     for planned in plan.trials:
         console.print(f"  {planned.dir}  {planned.trial.steps} steps", highlight=False)
     console.print(f"{len(plan.trials)} trials; nothing was run")

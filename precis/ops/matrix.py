@@ -84,7 +84,7 @@ def matrix_op(
         low = _bring(op, lhs, roles.lhs.format, 0), _bring(op, rhs, roles.rhs.format, 1)
         return handed_over(product(op, *low))
 
-    def forward(lhs: Array, rhs: Array) -> tuple[Array, tuple[Array, ...]]:
+    def forward(lhs: Array, rhs: Array) -> tuple[Array, tuple[Array | Coded, ...]]:
         formats = roles.lhs.format, roles.rhs.format
         low = [_bring_coded(op, x, formats[i], i) for i, x in enumerate((lhs, rhs))]
         saved = [x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True)]

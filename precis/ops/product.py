@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 from math import prod
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def _in_parts(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
 
     starts = range(0, length, step)
     pairs = ((part(lhs, left[longest], i), part(rhs, right[longest], i)) for i in starts)
-    return sum((_integers(op, *pair) for pair in pairs), np.float32(0))
+    return functools.reduce(jnp.add, (_integers(op, *pair) for pair in pairs))
 
 
 def _integer_convolution(op: MatrixOp, lhs: Array, rhs: Array) -> Array:

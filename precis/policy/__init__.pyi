@@ -2,15 +2,20 @@ from .cast import cast_floats, cast_to_compute, cast_to_output, cast_to_param
 from .grammar import get_policy
 from .policy import KEYS, Policy, Role
 from .presets import PRESETS
+from .rules import PolicyRules, Rule, policy_rules, read_policy
 
 __all__ = [
     "KEYS",
     "PRESETS",
     "Policy",
+    "PolicyRules",
     "Role",
+    "Rule",
     "cast_floats",
     "cast_to_compute",
     "cast_to_output",
     "cast_to_param",
     "get_policy",
+    "policy_rules",
+    "read_policy",
 ]

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from precis.formats import FloatFormat, cast_to, parse_float
-from precis.policy.grammar import get_policy
 from precis.policy.policy import Policy
-from precis.tree import map_floats
+from precis.policy.rules import PolicyRules, read_policy
+from precis.tree import is_float, map_floats, path_str
 from precis.types import PyTree
 
 
-def cast_to_param(policy: Policy | str, tree: PyTree) -> PyTree:
-    """`tree` with its float leaves stored in the policy's param format."""
-    return cast_floats(tree, get_policy(policy).param)
+def cast_to_param(policy: PolicyRules | Policy | str, tree: PyTree) -> PyTree:
+    """`tree` with its float leaves stored in the policy's param format at their paths."""
+    rules = read_policy(policy)
+    return _cast_by_path(tree, lambda path: rules.at(path).param)
 
 
-def cast_to_compute(policy: Policy | str, tree: PyTree) -> PyTree:
-    """`tree` with its float leaves stored in the policy's compute format.
+def cast_to_compute(policy: PolicyRules | Policy | str, tree: PyTree) -> PyTree:
+    """`tree` with its float leaves stored in the policy's compute format at their paths.
 
     Raises:
         ValueError: That format is scaled, or an integer: it is no storage of single values.
     """
-    resolved = get_policy(policy)
+    rules = read_policy(policy)
     try:
-        return cast_floats(tree, parse_float(resolved.compute))
+        return _cast_by_path(tree, lambda path: parse_float(rules.at(path).compute))
     except ValueError as error:
-        raise ValueError(f"{resolved}: {error}") from None
+        raise ValueError(f"{rules}: {error}") from None
 
 
-def cast_to_output(policy: Policy | str, tree: PyTree) -> PyTree:
+def cast_to_output(policy: PolicyRules | Policy | str, tree: PyTree) -> PyTree:
     """`tree` with its float leaves stored in the policy's output format."""
-    return cast_floats(tree, get_policy(policy).output)
+    return cast_floats(tree, read_policy(policy).base.output)
 
 
 def cast_floats(tree: PyTree, fmt: FloatFormat) -> PyTree:
@@ -40,3 +45,12 @@ def cast_floats(tree: PyTree, fmt: FloatFormat) -> PyTree:
     Nearest even; what overflows becomes Inf, as in XLA's cast. Other leaves are untouched.
     """
     return map_floats(lambda x: cast_to(jnp.asarray(x), fmt), tree)
+
+
+def _cast_by_path(tree: PyTree, format_at: Callable[[str], FloatFormat]) -> PyTree:
+    def cast(path: tuple[Any, ...], leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        return cast_to(jnp.asarray(leaf), format_at(path_str(path)))
+
+    return jax.tree_util.tree_map_with_path(cast, tree)

@@ -1,5 +1,6 @@
 """Between a policy and its text.
 
+    rules   = policy { ";" glob ":" ( format | pair { "," pair } ) }
     policy  = preset | format | pair { "," pair }
     pair    = key "=" format
     key     = "p" | "c" | "k" | "x" | "o" | "a" | "g" | "w" | "s" | "r" | "m" | "v"
@@ -53,7 +54,16 @@ def get_policy(text: Policy | str) -> Policy:
     """
     if isinstance(text, Policy):
         return text
-    policy = _resolve(_given(text))
+    return resolve(_given(text))
+
+
+def resolve(given: dict[str, Format]) -> Policy:
+    """The policy with the formats that are `given` by letter, the other roles at their defaults.
+
+    Raises:
+        ValueError: Formats that cannot work together.
+    """
+    policy = _resolve(given)
     _check(policy)
     return policy
 
@@ -64,9 +74,18 @@ def _given(text: str) -> dict[str, Format]:
         raise TypeError(f"a policy or its text is wanted, got {text!r}")
     text = PRESETS.get(text.strip().lower(), text)
     if not re.match(r"\s*\w+\s*=", text):
-        fmt = _bare(text)
+        fmt = read_bare(text)
         whole = fmt if isinstance(fmt, FloatFormat) else FLOAT32
         return {"p": whole, "c": fmt, "o": whole}
+    return read_roles(text)
+
+
+def read_roles(text: str) -> dict[str, Format]:
+    """The format of each role that a list such as `c=f32,k=f32` names, by the role's letter.
+
+    Raises:
+        ValueError: A part that is no pair, an unknown role or format, or a role given twice.
+    """
     given: dict[str, Format] = {}
     for part in _COMMA.split(text):
         key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -108,7 +127,8 @@ def _format_for(key: str, text: str) -> Format:
     return fmt
 
 
-def _bare(text: str) -> Format:
+def read_bare(text: str) -> Format:
+    """The operand format that a policy's text consists of, if it names no role."""
     try:
         return _format_for("c", text)
     except ValueError as error:

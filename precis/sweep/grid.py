@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from precis.policy import KEYS, get_policy
+from precis.policy import KEYS, read_policy
 from precis.sweep.spec import ArmSpec
 from precis.types import did_you_mean
 
@@ -55,6 +55,10 @@ def _set(arm: ArmSpec, key: str, value: Any) -> ArmSpec:
 
 def _with_role(policy: str, role: str, fmt: str) -> str:
     """The policy's text with one role in `fmt`; roles that follow it follow it there."""
-    pairs = dict(pair.split("=", 1) for pair in str(get_policy(policy)).split(","))
+    rules = read_policy(policy)
+    given = {
+        key.key: key.format for key in rules.roles() if key.key in "pco" or key.reason == "given"
+    }
     short = {name: key for key, name in KEYS.items()}.get(role, role)
-    return ",".join(f"{key}={value}" for key, value in (pairs | {short: fmt}).items())
+    base = ",".join(f"{key}={value}" for key, value in (given | {short: fmt}).items())
+    return "; ".join([base, *map(str, rules.rules)])

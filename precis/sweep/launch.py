@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from precis.policy import get_policy
+from precis.policy import read_policy
 from precis.sweep.engine import Order, run_here, run_in_workers
 from precis.sweep.environment import fingerprint
 from precis.sweep.journal import drop_results
@@ -132,7 +132,7 @@ def _groups(todo: Sequence[Planned]) -> list[list[str]]:
         groups.setdefault((planned.task, planned.trial.program), []).append(planned)
 
     def weight(group: list[Planned]) -> int:
-        factor = _EMULATION if get_policy(group[0].trial.policy).is_emulated else 1
+        factor = _EMULATION if read_policy(group[0].trial.policy).is_emulated else 1
         return sum(planned.trial.steps for planned in group) * factor
 
     ordered = sorted(groups.values(), key=weight, reverse=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precis.policy import get_policy
+from precis.formats import FloatFormat
+from precis.policy import read_policy
 from precis.sweep.config import merge_recipe
 from precis.sweep.grid import expand
 from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
@@ -95,12 +96,14 @@ def _planned(
 ) -> Planned:
     where = f"arm {arm.name!r} on task {label!r}"
     try:
-        policy = get_policy(arm.policy)
+        policy = read_policy(arm.policy)
     except (TypeError, ValueError) as error:
         raise ValueError(f"arm {arm.name!r}: {error}") from None
-    if arm.perturb_ulp and not policy.param.is_native:
+    params = (policy.base.param, *(dict(rule.formats).get("p") for rule in policy.rules))
+    no_dtype = [str(fmt) for fmt in params if isinstance(fmt, FloatFormat) and not fmt.is_native]
+    if arm.perturb_ulp and no_dtype:
         raise ValueError(
-            f"{where}: perturb_ulp counts in a dtype's ulps, and p={policy.param} has no dtype; "
+            f"{where}: perturb_ulp counts in a dtype's ulps, and p={no_dtype[0]} has no dtype; "
             "choose p=f32, bf16 or f16"
         )
     trial = Trial(
@@ -155,7 +158,7 @@ def _noise_floor(
         return _named("noise_floor", sweep.noise_floor, arms, first)
     twin = arms[baseline]
     for arm in arms.values():
-        same = get_policy(arm.policy) == get_policy(twin.policy) and arm.recipe == twin.recipe
+        same = read_policy(arm.policy) == read_policy(twin.policy) and arm.recipe == twin.recipe
         if same and arm.perturb_ulp and not twin.perturb_ulp and arm.steps == twin.steps:
             return arm.name
     return None

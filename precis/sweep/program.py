@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from precis.doctor import Witness, compiled_roundings
-from precis.policy import cast_to_param, get_policy
+from precis.policy import cast_to_param, read_policy
 from precis.sweep.plan import task_path
 from precis.sweep.trial import Trial
 from precis.train.evaluate import make_evaluate
@@ -80,8 +80,8 @@ def load(trial: Trial, *, root: Path) -> Loaded:
 
 def make_program(trial: Trial, loaded: Loaded) -> Program:
     """The program of `trial`, and of every trial that has the same `Trial.program`."""
-    task, policy, recipe = loaded.task, get_policy(trial.policy), trial.recipe
-    is_f32 = policy == get_policy("f32")
+    task, policy, recipe = loaded.task, read_policy(trial.policy), trial.recipe
+    is_f32 = policy == read_policy("f32")
     step = make_step(
         task.loss,
         make_optimizer(recipe, trial.steps),
@@ -99,7 +99,7 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
         evaluate=evaluate,
         evaluate_f32=loaded.evaluate_f32,
         audit=_audit(task, trial),
-        witness=compiled_roundings(policy, COMPILER_OPTIONS),
+        witness=compiled_roundings(policy.base, COMPILER_OPTIONS),
     )
 
 

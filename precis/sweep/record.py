@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from precis.policy import get_policy
+from precis.policy import read_policy
 from precis.sweep.plan import Plan
 from precis.sweep.spec import ArmSpec, TaskSpec
 
@@ -56,7 +56,7 @@ def _task_record(task: TaskSpec, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arm_record(arm: ArmSpec) -> dict[str, Any]:
-    policy = get_policy(arm.policy)
+    policy = read_policy(arm.policy)
     changes: dict[str, Any] = dict(arm.recipe)
     changes |= {} if arm.steps is None else {"steps": arm.steps}
     changes |= {"perturb_ulp": arm.perturb_ulp} if arm.perturb_ulp else {}

@@ -8,14 +8,16 @@ import jax
 import numpy as np
 from jax import Array
 
-from precis.policy import Policy, cast_to_param, get_policy
+from precis.policy import Policy, PolicyRules, cast_to_param, read_policy
 from precis.train.step import COMPILER_OPTIONS
 from precis.train.task import Task
 from precis.types import PyTree
 from precis.walk import autocast
 
 
-def make_evaluate(task: Task, policy: Policy | str) -> Callable[[PyTree, PyTree], dict[str, float]]:
+def make_evaluate(
+    task: Task, policy: PolicyRules | Policy | str
+) -> Callable[[PyTree, PyTree], dict[str, float]]:
     """A function that evaluates parameters on all of a task's evaluation batches.
 
     Parameters are first cast to the policy's param format, so that weights trained in few bits
@@ -29,7 +31,7 @@ def make_evaluate(task: Task, policy: Policy | str) -> Callable[[PyTree, PyTree]
         `evaluate(params, state)` gives the mean of the loss and of each of the task's metrics,
         named `eval_loss`, `eval_<metric>`, as Python floats (the mean is taken in float64).
     """
-    resolved = get_policy(policy)
+    resolved = read_policy(policy)
 
     def measure(params: PyTree, state: PyTree, batch: PyTree) -> dict[str, Array]:
         loss, (_, metrics) = autocast(task.loss, resolved, state_argnums=1)(

@@ -9,15 +9,15 @@ import jax
 from jax import Array
 
 from precis.formats import FLOAT32, wide_dtype
-from precis.policy import Policy, get_policy
-from precis.tree import map_floats
+from precis.policy import Policy, PolicyRules, read_policy
+from precis.tree import is_float, path_str
 from precis.types import PyTree
 from precis.walk import autocast
 
 
 def value_and_grad(
     loss: Callable[..., Any],
-    policy: Policy | str,
+    policy: PolicyRules | Policy | str,
     *,
     has_aux: bool = False,
     state_argnums: int | tuple[int, ...] = (),
@@ -30,7 +30,7 @@ def value_and_grad(
 
     Args:
         loss: `loss(params, *args, **kwargs)` gives a float scalar, or `(scalar, aux)`.
-        policy: A policy or its text.
+        policy: A policy, rules by path, or the text of either.
         has_aux: Whether `loss` returns a pair.
         state_argnums: Arguments that hold running statistics, as in `autocast`.
 
@@ -39,7 +39,7 @@ def value_and_grad(
         `value` is [] float32 or wider. With `scale` ([] float32), the gradients are those of
         `value * scale`, multiplied in float32; the value is returned unscaled.
     """
-    resolved = get_policy(policy)
+    resolved = read_policy(policy)
     cast = autocast(loss, resolved, state_argnums=state_argnums)
 
     def fn(params: PyTree, *args: Any, scale: Array | None = None, **kwargs: Any) -> Any:
@@ -56,9 +56,13 @@ def value_and_grad(
     return fn
 
 
-def _widened(params: PyTree, policy: Policy) -> PyTree:
+def _widened(params: PyTree, policies: PolicyRules) -> PyTree:
     """The parameters in a dtype that holds the gradients' format as well as their own."""
-    wanted = policy.weight_grad
-    if wanted.dtype is None or wanted.bits < FLOAT32.bits:
-        return params
-    return map_floats(lambda p: p.astype(wide_dtype(p.dtype, wanted.dtype)), params)
+
+    def widen(path: tuple[Any, ...], leaf: Any) -> Any:
+        wanted = policies.at(path_str(path)).weight_grad
+        if not is_float(leaf) or wanted.dtype is None or wanted.bits < FLOAT32.bits:
+            return leaf
+        return leaf.astype(wide_dtype(leaf.dtype, wanted.dtype))
+
+    return jax.tree_util.tree_map_with_path(widen, params)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from precis.optim import LossScale, dynamic_loss_scale, static_loss_scale
-from precis.policy import Policy
+from precis.policy import PolicyRules
 from precis.train.recipe import parse_loss_scale
 
 
-def resolve_loss_scale(choice: LossScale | str, policy: Policy) -> LossScale | None:
+def resolve_loss_scale(choice: LossScale | str, policy: PolicyRules) -> LossScale | None:
     """The loss scale that `choice` means under `policy`; None for no scaling.
 
     Args:

@@ -22,7 +22,7 @@ from precis.optim import (
     state_of,
     stored_moments,
 )
-from precis.policy import Policy, cast_to_param, get_policy
+from precis.policy import Policy, PolicyRules, cast_to_param, read_policy
 from precis.train.gradient import value_and_grad
 from precis.train.scaling import resolve_loss_scale
 from precis.train.state import TrainState
@@ -38,13 +38,13 @@ class Step:
     """One training step under a policy: call it as `step(train_state, batch, key)`.
 
     Attributes:
-        policy: The policy.
+        policy: The policy, with its rules by path if there are any.
         optimizer: The optax transformation, with loss scaling and clipping where they apply.
         is_scaled: Whether the loss is scaled.
         update: The pure, possibly jitted function behind the call.
     """
 
-    policy: Policy
+    policy: PolicyRules
     optimizer: optax.GradientTransformation
     is_scaled: bool
     update: Callable[..., tuple[TrainState, dict[str, Array]]]
@@ -69,7 +69,7 @@ class Step:
 def make_step(
     loss: Callable[..., Any],
     optimizer: optax.GradientTransformation,
-    policy: Policy | str,
+    policy: PolicyRules | Policy | str,
     *,
     has_state: bool = False,
     loss_scale: LossScale | str = "auto",
@@ -92,7 +92,7 @@ def make_step(
         loss: `loss(params, batch) -> scalar`; with `has_state` a task's form,
             `loss(params, state, batch, *, key, train) -> (scalar, (state, metrics))`.
         optimizer: Any optax transformation.
-        policy: A policy or its text.
+        policy: A policy, rules by path, or the text of either.
         has_state: Which form `loss` has.
         loss_scale: `auto` scales dynamically if the policy's gradients can underflow (c, x or g
             has 5 exponent bits); `none`, `dynamic`, `static:1024`, or a `LossScale`.
@@ -102,9 +102,9 @@ def make_step(
     Raises:
         ValueError: Bad text for the policy or the loss scale.
     """
-    resolved = get_policy(policy)
+    resolved = read_policy(policy)
     scale = resolve_loss_scale(loss_scale, resolved)
-    optimizer = stored_moments(optimizer, resolved.m, resolved.v)
+    optimizer = stored_moments(optimizer, resolved.base.m, resolved.base.v)
     if scale is not None:
         optimizer = loss_scaled(optimizer, scale, clip=clip)
     elif clip is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from precis.ops import MATRIX_OPS
-from precis.policy import Policy, get_policy
+from precis.policy import Policy, PolicyRules, read_policy
 from precis.walk import equations
 from precis.walk.autocast import Argnums, trace
 from precis.walk.islands import Pins
@@ -38,7 +37,7 @@ class Audit:
         notes: What a reader should know: pinned sites, opaque calls, unknown primitives.
     """
 
-    policy: Policy
+    policy: PolicyRules
     sites: tuple[AuditedSite, ...]
     opaque_flops: int
     notes: tuple[str, ...]
@@ -79,7 +78,7 @@ class Audit:
 def audit(
     fn: Callable[..., Any],
     *args: Any,
-    policy: Policy | str,
+    policy: PolicyRules | Policy | str,
     params_argnums: Argnums = 0,
     state_argnums: Argnums = (),
     pins: Pins = "respect",
@@ -97,19 +96,18 @@ def audit(
     >>> report.flops, report.in_force
     (128, 1.0)
     """
-    resolved = get_policy(policy)
+    resolved = read_policy(policy)
     traced = trace(
         fn, args, kwargs, resolved, params_argnums, state_argnums=state_argnums, pins=pins
     )
     sites: list[AuditedSite] = []
     notes: dict[str, None] = {}
-    unnamed: Counter[str] = Counter()
     opaque = 0
     for step, trips in _steps(traced.program, 1):
         name = step.eqn.primitive.name
         match step.action:
             case Multiply(_, site):
-                sites.append(AuditedSite(_numbered(site, unnamed), trips))
+                sites.append(AuditedSite(site, trips))
                 if site.pinned:
                     notes[f"{site.path}: computes in {site.pinned}, whatever the policy"] = None
             case Opaque(_, _, flops):
@@ -123,14 +121,6 @@ def audit(
             case _:
                 pass
     return Audit(resolved, tuple(sites), opaque, tuple(notes))
-
-
-def _numbered(site: Site, seen: Counter[str]) -> Site:
-    """`site`, with its place in program order if no parameter gives it a path."""
-    if not site.path.endswith("@dot"):
-        return site
-    seen[site.path] += 1
-    return site._replace(path=f"{site.path}{seen[site.path] - 1}")
 
 
 def _steps(program: Program, trips: int) -> Iterator[tuple[Step, int]]:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
-from precis.policy import Policy, get_policy
+from precis.policy import Policy, PolicyRules, read_policy
 from precis.tree import path_str
 from precis.walk.emit import emit
 from precis.walk.equations import shape_of
@@ -20,13 +20,14 @@ from precis.walk.islands import Pins
 from precis.walk.kinds import Kind, Value, format_of
 from precis.walk.plan import plan
 from precis.walk.program import Program
+from precis.walk.unmatched import check_matches
 
 Argnums = int | Sequence[int]
 
 
 def autocast(
     fn: Callable[..., Any],
-    policy: Policy | str,
+    policy: PolicyRules | Policy | str,
     *,
     params_argnums: Argnums = 0,
     state_argnums: Argnums = (),
@@ -44,7 +45,7 @@ def autocast(
     Args:
         fn: Any JAX function of arrays and trees of arrays. Python scalars and other objects
             among its arguments are constants.
-        policy: A policy or its text.
+        policy: A policy, rules by path, or the text of either.
         params_argnums: Positional arguments that hold parameters: they stay as stored and are
             cast where they are used. Of linen's variables, `params` alone are parameters.
         state_argnums: Positional arguments that hold running statistics: never cast.
@@ -62,7 +63,7 @@ def autocast(
             entered, such as `custom_linear_solve`; the message names it and a way out.
         ValueError: `forward_mode` with a grad or weight_grad format that it would ignore.
     """
-    resolved = get_policy(policy)
+    resolved = read_policy(policy)
     if pins not in ("respect", "override"):
         raise ValueError(f"pins is 'respect' or 'override', got {pins!r}")
     if forward_mode and (given := _backward_roles(resolved)):
@@ -97,19 +98,19 @@ def trace(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    policy: Policy,
+    policies: PolicyRules,
     params_argnums: Argnums = 0,
     *,
     state_argnums: Argnums = (),
     pins: Pins = "respect",
 ) -> Traced:
-    """`fn` traced on `args` and planned under `policy`; arrays may be shapes alone.
+    """`fn` traced on `args` and planned under `policies`; arrays may be shapes alone.
 
     Floats narrower than float32 are traced as float32: their dtype is storage and says nothing
     of what the program wants. So each cast to a 16-bit dtype in the trace is the program's own.
     """
     flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-    _check_carriers(policy)
+    _check_carriers(policies)
     roles = _roles_of_args(args, params_argnums, state_argnums)
     is_array = [_is_array(leaf) for _, leaf in flat]
     standins = [_standin(leaf) for (_, leaf), array in zip(flat, is_array, strict=True) if array]
@@ -129,31 +130,31 @@ def trace(
         if array:
             value = _argument(leaf, path, roles)
             values.append(value)
-            arrays.append(_as_weight(leaf, policy) if value.kind is Kind.WEIGHT else leaf)
-    program = plan(jaxpr, values, policy, pins=pins)
+            arrays.append(_as_weight(leaf, value, policies))
+    program = plan(jaxpr, values, policies, pins=pins)
+    check_matches(policies, program, values, [var.aval for var in jaxpr.jaxpr.invars])
     arrays = [_carried(array, value) for array, value in zip(arrays, values, strict=True)]
     return Traced(program, arrays, jax.tree.structure(out_shape))
 
 
-def _backward_roles(policy: Policy) -> str:
-    return ", ".join(
-        f"{role.key}={role.format}"
-        for role in policy.roles()
-        if role.key in ("g", "w") and role.reason == "given"
-    )
+def _backward_roles(policies: PolicyRules) -> str:
+    given = [(role.key, role.format) for role in policies.roles() if role.reason == "given"]
+    given += [pair for rule in policies.rules for pair in rule.formats]
+    return ", ".join(f"{key}={fmt}" for key, fmt in given if key in ("g", "w"))
 
 
-def _check_carriers(policy: Policy) -> None:
+def _check_carriers(policies: PolicyRules) -> None:
     """Without x64, JAX would compute in float32 and say nothing."""
-    formats = {role.key: getattr(policy, role.name) for role in policy.roles()}
+    base = policies.base
+    formats = [(role.key, getattr(base, role.name)) for role in base.roles()]
     wide = [
         key
-        for key, fmt in formats.items()
+        for key, fmt in (*formats, *(pair for rule in policies.rules for pair in rule.formats))
         if isinstance(fmt, FloatFormat) and fmt.carrier.itemsize > 4
     ]
     if wide and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
         raise ValueError(
-            f"{policy}: {', '.join(wide)} want float64, which JAX has only with x64 enabled: set "
+            f"{policies}: {', '.join(wide)} want float64, which JAX has only with x64 enabled: set "
             "JAX_ENABLE_X64=1, or jax.config.update('jax_enable_x64', True)"
         )
 
@@ -211,14 +212,14 @@ def _carried(leaf: Any, value: Value) -> Any:
     return jnp.asarray(leaf).astype(value.format.dtype)
 
 
-def _as_weight(leaf: Any, policy: Policy) -> Any:
-    """The parameter, its gradient put onto weight_grad's grid where that is coarser than it."""
-    stored = format_of(leaf.dtype)
-    if isinstance(leaf, jax.ShapeDtypeStruct) or stored is None:
+def _as_weight(leaf: Any, value: Value, policies: PolicyRules) -> Any:
+    """A parameter, its gradient put onto weight_grad's grid where that is coarser than it."""
+    if value.kind is not Kind.WEIGHT or isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    if stored.fits_in(policy.weight_grad):
+    stored, weight_grad = value.stored, policies.at(value.paths[0]).weight_grad
+    if stored is None or stored.fits_in(weight_grad):
         return leaf
-    return _rounded_gradient(jnp.asarray(leaf), policy.weight_grad)
+    return _rounded_gradient(jnp.asarray(leaf), weight_grad)
 
 
 def _rounded_gradient(x: Array, fmt: FloatFormat) -> Array:

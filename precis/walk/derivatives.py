@@ -26,13 +26,15 @@ def plan_custom_jvp(
 ) -> list[int]:
     """Rule 9: a custom_jvp with a matrix op inside is rebuilt; islands end at its door."""
     operands = [enter(draft.rules.policy, draft.values[slot]) for slot in inputs]
+    # The rule calls the function again: its ops keep their names.
+    anew = replace(draft, rules=draft.rules.restarted(draft.rules.unnamed))
     body = draft.body(call.jaxpr, call.consts, operands)
     results = [replace(value, root=0, fresh=False, sources=frozenset()) for value in body.results]
     formats = tuple(value.format for value in results)
     action = CustomJvp(
         primal=body.finish(formats),
-        reverse=functools.cache(lambda: _reverse(draft, eqn, operands, results)),
-        forward=functools.cache(lambda: _forward(draft, eqn, operands, results)),
+        reverse=functools.cache(lambda: _reverse(anew, eqn, operands, results)),
+        forward=functools.cache(lambda: _forward(anew, eqn, operands, results)),
         operands=tuple(value.format for value in operands),
         results=formats,
     )

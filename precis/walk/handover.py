@@ -44,7 +44,7 @@ def hand_over(program: Program, policy: Policy, unrounded: frozenset[int] = froz
             continue
         match step.action:
             case Multiply(roles, site):
-                out = policy.accum
+                out = roles.accum
                 action = Multiply(roles._replace(out=out), site)
             case Run():
                 out = policy.sensitive

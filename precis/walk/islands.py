@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from precis.formats import FLOAT32, FloatFormat
-from precis.policy import Policy
+from precis.policy import Policy, PolicyRules
 from precis.walk import equations
 from precis.walk.kinds import Kind, Value, format_of, join
 
@@ -21,10 +22,26 @@ _AFFINE = frozenset({"add", "div", "mul", "neg", "sub"})
 
 
 class Rules(NamedTuple):
-    """What every decision depends on beside the equation."""
+    """What every decision depends on beside the equation.
 
-    policy: Policy
+    Attributes:
+        policies: The policy at each path.
+        pins: Whether casts to low precision inside the program are kept or overruled.
+        unnamed: How many matrix ops that no parameter reaches each module has had so far.
+    """
+
+    policies: PolicyRules
     pins: Pins
+    unnamed: Counter[str]
+
+    @property
+    def policy(self) -> Policy:
+        """The policy where no rule says otherwise, and of all that belongs to no path."""
+        return self.policies.base
+
+    def restarted(self, unnamed: Counter[str]) -> Rules:
+        """The same, counting from `unnamed` on: for what is planned a second time."""
+        return self._replace(unnamed=Counter(unnamed))
 
 
 def place(rules: Rules, eqn: Any, values: list[Value]) -> tuple[FloatFormat, Value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +50,11 @@ def _settle(draft: Draft, call: Call, entering: list[Value]) -> tuple[list[Value
     n, m = call.num_consts, call.num_carry
     linear = linear_carries(call.jaxpr, n, m)
     carries = entering[n : n + m]
+    first_unnamed = Counter(draft.rules.unnamed)
     while True:
+        # Each attempt names the body's ops anew.
+        draft.rules.unnamed.clear()
+        draft.rules.unnamed.update(first_unnamed)
         known = [*entering[:n], *carries, *entering[n + m :]]
         body = draft.body(call.jaxpr, call.consts, known)
         after = [

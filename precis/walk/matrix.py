@@ -10,54 +10,68 @@ from precis.ops import Operand, Roles
 from precis.policy import Policy
 from precis.walk import equations
 from precis.walk.flops import matrix_flops
+from precis.walk.islands import Rules, pin_of
 from precis.walk.kinds import Kind, Value, format_of, join
 from precis.walk.program import Action, Multiply, Site
 
 
-def plan_matrix(
-    eqn: Any, values: list[Value], policy: Policy, *, pin: FloatFormat | None
-) -> tuple[Action, list[Value]]:
+def plan_matrix(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Value]]:
     """Rule 1: operands to k and c, accumulate in a, hand over in x.
+
+    The policy is that of the op's path.
 
     An operand is a kernel if it comes from parameters and constants alone. What was looked up
     or computed with data, such as an embedded token, is an activation even if no policy value
     has met it yet. A product of neutral values without data stays neutral (LoRA's A@B).
 
     Args:
+        rules: The formats.
         eqn: The equation.
         values: What is known of its two operands.
-        policy: The formats.
-        pin: A low precision that the program itself asks for here.
     """
     joined = join(values)
     declared = format_of(eqn.outvars[0].aval.dtype) or FLOAT32
     if joined.is_neutral and not joined.data:
-        return _neutral(eqn, joined, policy, declared)
+        return _neutral(rules, eqn, joined, declared)
     kernels = [value.kind is Kind.WEIGHT and not value.data for value in values]
+    site = _site(rules, eqn, _paths(values, kernels), is_named=any(kernels))
+    policy = rules.policies.at(site.path)
+    pin = pin_of(rules, eqn)
     pin = None if pin in (None, policy.compute) and pin in (None, policy.kernel) else pin
     roles = _pinned_roles(eqn, kernels, declared) if pin else _roles(kernels, policy)
-    paths = _paths(values, kernels)
-    site = _site(eqn, paths[0] if any(kernels) else f"{_module(paths)}/@dot")
     site = site._replace(pinned=str(pin) if pin else None)
+    paths = joined.paths if not any(kernels) else (site.path,)
     out = Value(Kind.POLICY, roles.out, paths=paths[:1], data=True, fresh=pin is None)
     return Multiply(roles, site), [out]
 
 
 def _neutral(
-    eqn: Any, joined: Value, policy: Policy, declared: FloatFormat
+    rules: Rules, eqn: Any, joined: Value, declared: FloatFormat
 ) -> tuple[Action, list[Value]]:
     """A product of parameters alone: as it is written, in full precision, and counted as such."""
     operand = Operand(declared, declared, is_weight=True)
-    site = _site(eqn, joined.paths[0] if joined.paths else "@dot")
-    if declared != policy.kernel:
+    site = _site(rules, eqn, joined.paths, is_named=bool(joined.paths))
+    if declared != rules.policies.at(site.path).kernel:
         site = site._replace(pinned=str(declared))
     roles = Roles(operand, operand, declared, declared, declared)
     return Multiply(roles, site), [replace(joined, format=declared)]
 
 
-def _site(eqn: Any, path: str) -> Site:
+def _site(rules: Rules, eqn: Any, paths: tuple[str, ...], *, is_named: bool) -> Site:
+    """The op named after its parameter, or as one more of the module upstream.
+
+    Of several parameters it is the one that the last rule is about, else the nearest.
+    """
+    if is_named:
+        path = max(paths, key=rules.policies.rank)
+    else:
+        module = paths[0].rpartition("/")[0] if paths else ""
+        path = f"{module}/@dot{rules.unnamed[module]}"
+        rules.unnamed[module] += 1
     return Site(
         path=path,
+        others=tuple(p for p in paths if p != path) if is_named else (),
+        rule=rules.policies.rule_at(path),
         primitive=eqn.primitive.name,
         scope=equations.scope_of(eqn),
         lhs=eqn.invars[0].aval.shape,
@@ -90,11 +104,6 @@ def _pinned_roles(eqn: Any, kernels: list[bool], declared: FloatFormat) -> Roles
 
 
 def _paths(values: list[Value], kernels: list[bool]) -> tuple[str, ...]:
-    """Paths of the kernels first, then of what is upstream."""
+    """Paths of the kernels; without one, of what is upstream."""
     own = [p for value, k in zip(values, kernels, strict=True) if k for p in value.paths]
-    upstream = [p for value, k in zip(values, kernels, strict=True) if not k for p in value.paths]
-    return (*own, *upstream) or ("",)
-
-
-def _module(paths: tuple[str, ...]) -> str:
-    return paths[0].rpartition("/")[0]
+    return tuple(dict.fromkeys(own or [p for value in values for p in value.paths]))

@@ -5,6 +5,7 @@ Pure Python over the jaxpr; nothing is computed. `emit` carries it out, `audit` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -16,7 +17,7 @@ from jax.extend import core as jex_core
 
 from precis.formats import FloatFormat
 from precis.ops import MATRIX_OPS
-from precis.policy import Policy
+from precis.policy import Policy, PolicyRules
 from precis.walk import equations
 from precis.walk.branches import plan_cond
 from precis.walk.derivatives import plan_custom_jvp
@@ -29,22 +30,25 @@ from precis.walk.program import Program, Remat, ShardMap
 from precis.walk.rules import decide
 
 
-def plan(jaxpr: Any, arguments: list[Value], policy: Policy, *, pins: Pins = "respect") -> Program:
-    """The program that computes `jaxpr` under `policy`.
+def plan(
+    jaxpr: Any, arguments: list[Value], policies: PolicyRules, *, pins: Pins = "respect"
+) -> Program:
+    """The program that computes `jaxpr` under `policies`.
 
     Args:
         jaxpr: A closed jaxpr, traced with float arguments of float32 or wider.
         arguments: What is known of each of its inputs.
-        policy: The formats.
+        policies: The formats, by path.
         pins: Whether casts to low precision inside the program are kept or overruled.
 
     Raises:
         NotImplementedError: A value that the policy governs reaches a higher-order primitive
             that the walker does not enter; the message names it.
     """
-    body = Draft(Rules(policy, pins), _body).body(jaxpr.jaxpr, jaxpr.consts, arguments)
+    rules = Rules(policies, pins, Counter())
+    body = Draft(rules, _body).body(jaxpr.jaxpr, jaxpr.consts, arguments)
     return body.finish(
-        _output_format(value, atom.aval, policy)
+        _output_format(value, atom.aval, rules.policy)
         for value, atom in zip(body.results, jaxpr.jaxpr.outvars, strict=True)
     )
 

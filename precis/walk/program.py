@@ -15,7 +15,10 @@ class Site(NamedTuple):
     """One matrix op of the program.
 
     Attributes:
-        path: The parameter that flows into it, or `<module>/@dot` if none does directly.
+        path: The parameter that flows into it, the nearest of several; `<module>/@dot<k>` if none
+            does directly.
+        others: Further parameters that flow into it: LoRA's A and B beside the weight.
+        rule: The pattern of the last rule that matches the path.
         primitive: `dot_general` or `conv_general_dilated`.
         scope: The name stack at which it was traced.
         lhs: Shape of the first operand.
@@ -25,6 +28,8 @@ class Site(NamedTuple):
     """
 
     path: str
+    others: tuple[str, ...]
+    rule: str | None
     primitive: str
     scope: str
     lhs: tuple[int, ...]

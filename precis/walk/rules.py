@@ -31,7 +31,7 @@ def decide(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Va
     if equations.is_opaque_call(eqn) or (equations.bodies_of(eqn) and name not in equations.KNOWN):
         return _opaque(rules, eqn, values, declared)
     if name in MATRIX_OPS and floats:
-        return plan_matrix(eqn, values, rules.policy, pin=pin_of(rules, eqn))
+        return plan_matrix(rules, eqn, values)
     if name not in equations.KNOWN and any(declared) and not join(floats).is_neutral:
         return _as_declared(rules, eqn, values, declared)
     if name == "convert_element_type" and floats and declared[0]:

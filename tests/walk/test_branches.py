@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from precis.policy import get_policy
+from precis.policy import read_policy
 from precis.walk import audit, autocast
 from precis.walk.autocast import trace
 from precis.walk.program import Cond, Run
@@ -82,7 +82,7 @@ def test_vmap_over_the_choice():
 
 def outcome(fn, *args, **kwargs):
     """Kind and format of the first result of the one cond in `fn`."""
-    program = trace(fn, args, {}, get_policy("mixed_bf16"), **kwargs).program
+    program = trace(fn, args, {}, read_policy("mixed_bf16"), **kwargs).program
     (step,) = (step for step in program.steps if isinstance(step.action, Cond))
     value = program.values[step.outputs[0]]
     return value.kind.value, str(value.format)
@@ -128,20 +128,20 @@ def test_an_island_ends_at_the_door_and_a_statistic_does_not():
         return lax.cond(n > 0, lambda e, m: (e * 2, m), lambda e, m: (e, m * 0), jnp.exp(x), mean)
 
     args = PARAMS["a"], jnp.zeros(8), X, 1
-    program = trace(fn, args, {}, get_policy("mixed_bf16"), state_argnums=1).program
+    program = trace(fn, args, {}, read_policy("mixed_bf16"), state_argnums=1).program
     (step,) = (step for step in program.steps if isinstance(step.action, Cond))
     assert [str(fmt) for fmt in step.action.operands] == ["None", "bf16", "f32"]
     out, mean = autocast(fn, "mixed_bf16", state_argnums=1)(*args)
     np.testing.assert_array_equal(mean, 0.9 * args[1] + 0.1 * X.mean(0))
     assert mean.dtype == jnp.float32
-    assert out.dtype == get_policy("mixed_bf16").output.dtype
+    assert out.dtype == read_policy("mixed_bf16").base.output.dtype
 
 
 def test_a_maximum_that_a_cond_chooses_still_centers_its_source():
     def fn(w, x, n):
         return x - lax.cond(n > 0, lambda x: x.max(), lambda x: x.mean(), x)
 
-    steps = trace(fn, (PARAMS["a"], X, 1), {}, get_policy("mixed_bf16")).program.steps
+    steps = trace(fn, (PARAMS["a"], X, 1), {}, read_policy("mixed_bf16")).program.steps
     works = {s.eqn.primitive.name: str(s.action.work) for s in steps if isinstance(s.action, Run)}
     assert works["sub"] == "f32"
 

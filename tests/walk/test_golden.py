@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from precis.policy import get_policy
+from precis.policy import read_policy
 from precis.train.task import load_task
 from precis.walk.autocast import trace
 from precis.walk.program import Cast, Multiply, Opaque, Program, Rearrange, Run, bodies
@@ -77,7 +77,7 @@ def test_plan_is_the_committed_one(task, model, request):
             loaded.loss,
             (params, state, loaded.batch(0, 0)),
             {"key": jax.random.key(0), "train": True},
-            get_policy("mixed_bf16"),
+            read_policy("mixed_bf16"),
             state_argnums=1,
         )
     compare(traced.program, f"{task}-{model}", request)
@@ -86,7 +86,8 @@ def test_plan_is_the_committed_one(task, model, request):
 def test_plan_of_a_decoding_loop_is_the_committed_one(request):
     params = jax.eval_shape(decode_init, jax.random.key(0))
     token = jax.ShapeDtypeStruct((), "int32")
-    compare(trace(decode, (params, token), {}, get_policy("mixed_bf16")).program, "decode", request)
+    program = trace(decode, (params, token), {}, read_policy("mixed_bf16")).program
+    compare(program, "decode", request)
 
 
 def compare(program, name, request):

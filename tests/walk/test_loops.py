@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from precis.formats import round_to
-from precis.policy import get_policy
+from precis.policy import read_policy
 from precis.walk import audit, autocast
 from precis.walk.autocast import trace
 from precis.walk.program import While
@@ -79,7 +79,7 @@ def test_equals_hand_written_casts():
 
 def test_a_stream_is_the_policys_and_a_sum_is_sensitive():
     shape = jax.ShapeDtypeStruct((8, 8), jnp.float32)
-    program = trace(power, (shape, shape, 5), {}, get_policy("mixed_bf16")).program
+    program = trace(power, (shape, shape, 5), {}, read_policy("mixed_bf16")).program
     (step,) = (step for step in program.steps if isinstance(step.action, While))
     assert [str(program.values[slot].format) for slot in step.outputs] == ["None", "bf16", "f32"]
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from jax import lax
 
-from precis.policy import get_policy
+from precis.policy import read_policy
 from precis.walk import audit, autocast
 from precis.walk.autocast import trace
 from precis.walk.program import Multiply, Opaque, Run, Scan
 
 
 def steps_of(fn, *args, policy="mixed_bf16", **kwargs):
-    return trace(fn, args, {}, get_policy(policy), **kwargs).program.steps
+    return trace(fn, args, {}, read_policy(policy), **kwargs).program.steps
 
 
 def works(fn, *args, **kwargs):
@@ -77,7 +77,7 @@ def test_an_island_is_cast_back_once_at_a_matrix_op():
     def normed(w, x):
         return (x * lax.rsqrt((x**2).mean(-1, keepdims=True))) @ w
 
-    program = trace(normed, (W, X), {}, get_policy("mixed_bf16")).program
+    program = trace(normed, (W, X), {}, read_policy("mixed_bf16")).program
     (step,) = [step for step in program.steps if isinstance(step.action, Multiply)]
     assert [str(program.values[slot].format) for slot in step.inputs] == ["f32", "f32"]
     assert str(step.action.roles.lhs.format) == "bf16"

@@ -1,0 +1,79 @@
+"""Rules that match nothing: an error, and what they may have meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from precis.policy import PolicyRules
+from precis.tree import matches
+from precis.types import nearest
+from precis.walk.kinds import Kind, Value
+from precis.walk.program import Multiply, Program, Site, bodies
+
+_SHOWN = 6
+
+
+def check_matches(
+    policies: PolicyRules, program: Program, arguments: list[Value], avals: list[Any]
+) -> None:
+    """Nothing, if every rule matches the path of a parameter or of a matrix op.
+
+    Args:
+        policies: The rules.
+        program: What was planned under them.
+        arguments: What is known of the function's array arguments.
+        avals: Their shapes.
+
+    Raises:
+        ValueError: A rule matches nothing. The message says what there is.
+    """
+    if not policies.rules:
+        return
+    shapes = {
+        value.paths[0]: tuple(aval.shape)
+        for value, aval in zip(arguments, avals, strict=True)
+        if value.kind is Kind.WEIGHT
+    }
+    paths = [*shapes, *(site.path for site in sites_of(program))]
+    for rule in policies.rules:
+        if not any(matches(rule.pattern, path) for path in paths):
+            hint = _scanned(rule.pattern, shapes) or _near(rule.pattern, paths)
+            raise ValueError(f"rule {rule.pattern!r} matches nothing: {hint}")
+
+
+def sites_of(program: Program) -> Iterator[Site]:
+    """Every matrix op of a program and of the bodies in it, in order."""
+    for step in program.steps:
+        if isinstance(step.action, Multiply):
+            yield step.action.site
+        for body in bodies(step.action):
+            yield from sites_of(body)
+
+
+def _scanned(pattern: str, shapes: dict[str, tuple[int, ...]]) -> str:
+    """What to say where a layer's number is no part of its path, since a scan runs all of them."""
+    whole = re.sub(r"/(\d+|\*)(?=/)|/\d+$", "", pattern)
+    found = next((path for path in shapes if matches(whole, path)), None)
+    if whole == pattern or found is None:
+        return ""
+    module, shape = pattern.split("/")[0], shapes[found]
+    more = "…" if len(shape) > 1 else ""
+    return f"{module} are scanned ({found} [{shape[0]}, {more}]); nearest: {whole!r}"
+
+
+def _near(pattern: str, paths: list[str]) -> str:
+    unique = list(dict.fromkeys(paths))
+    more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
+    there = f"there are {', '.join(unique[:_SHOWN])}{more}"
+    if "/" in pattern and (prefix := nearest(pattern.split("/")[0], _modules(unique))):
+        close = "/".join([prefix, *pattern.split("/")[1:]])
+        if any(matches(close, path) for path in unique):
+            return f"{there}; nearest: {close!r}"
+    close = nearest(pattern, unique)
+    return f"{there}; nearest: {close!r}" if close else there
+
+
+def _modules(paths: list[str]) -> list[str]:
+    return list(dict.fromkeys(path.split("/")[0] for path in paths))

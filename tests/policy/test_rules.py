@@ -1,0 +1,108 @@
+"""Policies by path: their text, which rule wins, and what is refused."""
+
+import jax.numpy as jnp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precis.policy import cast_to_compute, cast_to_param, get_policy, policy_rules, read_policy
+from precis.tree import matches
+
+PATTERNS = st.sampled_from(["**", "head/**", "blocks/*/mlp/**", "*/kernel", "a/@dot0"])
+FORMATS = st.sampled_from(
+    ["c=f32", "c=bf16,k=e4m3fn", "f32", "int8", "p=bf16", "k=e2m1@block16:e4m3fn", "g=f16,w=f32"]
+)
+BASES = st.sampled_from(["f32", "mixed_bf16", "fp8_hybrid", "int8", "p=f32,c=e5m3,o=f32,s=bf16"])
+
+
+@given(BASES, st.lists(st.tuples(PATTERNS, FORMATS), max_size=4))
+def test_text_and_back(base, rules):
+    made = policy_rules(base, rules)
+    assert read_policy(str(made)) == made
+    assert (
+        read_policy("; ".join([base, *(f"{glob}: {formats}" for glob, formats in rules)])) == made
+    )
+
+
+def test_a_policy_is_rules_with_none():
+    policy = get_policy("mixed_bf16")
+    rules = read_policy(policy)
+    assert (rules.base, rules.rules, rules.at("any/path")) == (policy, (), policy)
+    assert str(rules) == str(policy)
+    assert read_policy(rules) is rules
+
+
+def test_the_last_match_wins_role_by_role():
+    rules = read_policy("mixed_bf16; **: k=e4m3fn; head/**: c=f32; head/bias: k=f16")
+    assert str(rules.at("body/kernel")) == "p=f32,c=bf16,k=e4m3fn,o=f32"
+    # k keeps what an earlier rule gave; g was never given, and follows c.
+    head = rules.at("head/kernel")
+    assert [str(f) for f in (head.compute, head.kernel, head.grad)] == ["f32", "e4m3fn", "f32"]
+    assert str(rules.at("head/bias").kernel) == "f16"
+    found = [rules.rule_at(path) for path in ("body/kernel", "head/kernel", "head/bias")]
+    assert found == ["**", "head/**", "head/bias"]
+
+
+def test_what_is_the_same_everywhere_stays():
+    rules = read_policy("mixed_bf16; head/**: c=f32")
+    assert rules.at("head/w").activation == rules.base.activation == get_policy("bf16").compute
+    assert rules.at("head/w").output == rules.base.output
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "is_match"),
+    [
+        ("head/*", "head/kernel", True),
+        ("head/*", "head/a/kernel", False),
+        ("head/**", "head/a/kernel", True),
+        ("head/**", "header/kernel", False),
+        ("**/kernel", "kernel", True),
+        ("a/**/b", "a/b", True),
+        ("a/**/b", "a/x/y/b", True),
+        ("block?/w", "block1/w", True),
+        ("a.c/w", "abc/w", False),
+        ("kernel", "head/kernel", False),
+    ],
+)
+def test_patterns(pattern, path, is_match):
+    assert matches(pattern, path) is is_match
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("f32; head/**: o=f32", "o is the same at all paths, since outputs leave the whole"),
+        ("f32; head/**: x=bf16", "x is the same at all paths"),
+        ("f32; head/**: m=bf16", "optimizer states are set for the whole model"),
+        ("f32; head/**", "a rule is wanted, as in 'head/**: c=f32', got ' head/**'"),
+        ("f32; : c=f32", "has no pattern"),
+        ("f32; head/**: c=bf61", "rule 'head/**': .*bf61"),
+        ("f32; head/**: q=f32", "rule 'head/**': .*no role is called 'q'"),
+        ("f32; head/**: mixed_bf16", "rule 'head/**': "),
+    ],
+)
+def test_clear_errors(text, message):
+    with pytest.raises(ValueError, match=message.replace("*", r"\*").replace(r".\*", ".*")):
+        read_policy(text)
+
+
+def test_what_rules_bring_counts_for_the_whole():
+    plain = read_policy("mixed_bf16")
+    assert not plain.needs_loss_scaling
+    assert not plain.is_emulated
+    assert read_policy("mixed_bf16; head/**: c=f16").needs_loss_scaling
+    assert read_policy("mixed_bf16; head/**: k=e4m3fn").is_emulated
+
+
+def test_storage_by_path():
+    tree = {"head": {"w": jnp.ones(2)}, "body": {"w": jnp.ones(2), "n": jnp.arange(2)}}
+    stored = cast_to_param("f32; body/**: p=bf16", tree)
+    assert [str(x.dtype) for x in (stored["head"]["w"], stored["body"]["w"])] == [
+        "float32",
+        "bfloat16",
+    ]
+    assert stored["body"]["n"].dtype == tree["body"]["n"].dtype
+    low = cast_to_compute("mixed_bf16; head/w: c=f32", tree)
+    assert [str(low[k]["w"].dtype) for k in ("head", "body")] == ["float32", "bfloat16"]
+    with pytest.raises(ValueError, match="int8"):
+        cast_to_compute("mixed_bf16; head/w: c=int8", tree)

@@ -1,0 +1,208 @@
+"""Paths of matrix ops, and policies by path: what each op is called and which rule it obeys."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from precis.train import make_step, value_and_grad
+from precis.walk import audit, autocast
+
+W = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8)), jnp.float32)
+X = jnp.asarray(np.random.default_rng(1).normal(size=(4, 8)), jnp.float32)
+
+
+def paths(fn, params, *args, policy="mixed_bf16"):
+    return [a.site.path for a in audit(fn, params, *args, policy=policy).sites]
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda w: w.T,
+        lambda w: w.reshape(2, 4, 8).reshape(8, 8),
+        lambda w: w * 0.5 + 1.0,
+        lambda w: w[:, :4],
+        lambda w: jnp.take(w, 2 * jnp.arange(3), axis=1),
+        lambda w: jnp.broadcast_to(w[:, :1], (8, 8)),
+        lambda w: w.astype(jnp.bfloat16).astype(jnp.float32),
+        lambda w: lax.optimization_barrier(w),
+        lambda w: jnp.where(jnp.eye(8, dtype=bool), 0.0, w),
+    ],
+)
+def test_a_path_follows_the_data(through):
+    fn = lambda p, x: x @ through(p["a"]["w"])  # noqa: E731
+    assert paths(fn, {"a": {"w": W}}, X) == ["a/w"]
+
+
+def test_a_dequantized_weight_has_the_path_of_its_scale():
+    codes = jnp.asarray(W * 10, jnp.int8)
+    fn = lambda p, x: x @ (p["codes"].astype(jnp.float32) * p["scale"])  # noqa: E731
+    assert paths(fn, {"codes": codes, "scale": jnp.full(8, 0.1)}, X) == ["scale"]
+
+
+def test_scanned_layers_have_one_path():
+    def fn(p, x):
+        return lax.scan(lambda h, w: (h @ w, None), x, p["blocks"]["w"])[0]
+
+    assert paths(fn, {"blocks": {"w": jnp.stack([W, W])}}, X) == ["blocks/w"]
+
+
+def test_tied_embeddings_carry_both_uses():
+    fn = lambda p, ids: jnp.take(p["emb"], ids, axis=0) @ p["emb"].T  # noqa: E731
+    (site,) = audit(fn, {"emb": W}, jnp.array([1, 2]), policy="mixed_bf16; emb: k=e4m3fn").sites
+    assert (site.site.path, site.site.rule) == ("emb", "emb")
+
+
+def test_ops_without_a_parameter_are_numbered_under_the_module_upstream():
+    def fn(p, x):
+        q, k = x @ p["attn"]["q"], x @ p["attn"]["k"]
+        return jax.nn.softmax(q @ k.T) @ x + (k @ k.T) @ q
+
+    got = paths(fn, {"attn": {"q": W, "k": W}}, X)
+    assert got == ["attn/q", "attn/k", "attn/@dot0", "attn/@dot1", "attn/@dot2", "attn/@dot3"]
+
+
+def test_names_do_not_depend_on_how_often_a_loop_is_planned():
+    def body(carry, w):
+        h, total = carry
+        h = h @ w
+        return (h, total + jnp.sum(h @ h.T)), None
+
+    fn = lambda p, x: lax.scan(body, (x, 0.0), p["w"])[0]  # noqa: E731
+    assert paths(fn, {"w": jnp.stack([W, W])}, X) == ["w", "/@dot0"]
+
+
+def lora(p, x):
+    return x @ (p["w"] + p["a"] @ p["b"])
+
+
+LORA = {"a": W[:, :2], "b": W[:2], "w": W}
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "others"),
+    [
+        ("", "w", ("a", "b")),
+        ("; b: c=f16", "b", ("w", "a")),
+        ("; w: c=f16; b: c=f32", "b", ("w", "a")),
+    ],
+)
+def test_of_two_parameters_the_last_rule_says_which(rule, path, others):
+    *_, last = audit(lora, LORA, X, policy=f"mixed_bf16{rule}").sites
+    assert (last.site.path, last.site.others) == (path, others)
+
+
+def two_layers(p, x):
+    return jnp.tanh(x @ p["body"]["w"]) @ p["head"]["w"]
+
+
+PARAMS = {"body": {"w": W}, "head": {"w": W}}
+
+
+def test_a_rule_changes_the_numbers_of_its_op_and_no_others():
+    got = jax.jit(autocast(two_layers, "mixed_bf16; head/**: c=f32"))(PARAMS, X)
+    hidden = autocast(lambda p, x: jnp.tanh(x @ p["body"]["w"]), "mixed_bf16")(PARAMS, X)
+    low = hidden.astype(jnp.bfloat16).astype(jnp.float32)
+    want = lax.dot(low, W, precision="highest").astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_weight_gradients_are_rounded_by_path():
+    policy = "f32; head/**: w=e8m4"
+    grads = jax.grad(lambda p: autocast(two_layers, policy)(p, X).sum())(PARAMS)
+    rounded = {k: bool(jnp.all(g["w"].view(jnp.uint32) << 13 == 0)) for k, g in grads.items()}
+    assert rounded == {"body": False, "head": True}
+
+
+def test_wide_gradients_of_narrow_parameters_by_path():
+    narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), PARAMS)
+    policy = "p=bf16,c=bf16,o=f32; head/**: w=f32"
+    _, grads = value_and_grad(lambda p, x: two_layers(p, x).sum(), policy)(narrow, X)
+    assert {k: str(g["w"].dtype) for k, g in grads.items()} == {
+        "body": "bfloat16",
+        "head": "float32",
+    }
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="head")(nn.relu(nn.Dense(8, name="body")(x)))
+
+
+class Nnx(nnx.Module):
+    def __init__(self):
+        self.body, self.head = (
+            nnx.Linear(8, 8, rngs=nnx.Rngs(0)),
+            nnx.Linear(8, 3, rngs=nnx.Rngs(0)),
+        )
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.body(x)))
+
+
+@pytest.mark.world
+def test_one_rule_for_linen_nnx_and_plain_functions():
+    policy = "mixed_bf16; head/**: c=e5m7"
+    with jax.numpy_dtype_promotion("standard"):
+        linen = Linen()
+        variables = linen.init(jax.random.key(0), X)
+        graph, state = nnx.split(Nnx())
+        found = [
+            audit(linen.apply, variables, X, policy=policy),
+            audit(lambda s, x: nnx.merge(graph, s)(x), nnx.to_pure_dict(state), X, policy=policy),
+            audit(lambda p, x: two_layers(p, x), PARAMS, X, policy=policy),
+        ]
+    for report in found:
+        body, head = report.sites
+        assert (body.site.rule, head.site.rule) == (None, "head/**")
+        assert head.site.path.startswith("head/")
+
+
+@pytest.mark.parametrize(
+    ("policy", "params", "message"),
+    [
+        (
+            "f32; blocks/3/*: c=bf16",
+            {"blocks": {"kernel": jnp.stack([W] * 12)}},
+            "rule 'blocks/3/*' matches nothing: blocks are scanned (blocks/kernel [12, …]); "
+            "nearest: 'blocks/*'",
+        ),
+        (
+            "f32; haed/**: c=bf16",
+            PARAMS,
+            "rule 'haed/**' matches nothing: there are body/w, head/w; nearest: 'head/**'",
+        ),
+    ],
+)
+def test_a_rule_that_matches_nothing(policy, params, message):
+    def scanned(p, x):
+        return lax.scan(lambda h, w: (h @ w, None), x, p["blocks"]["kernel"])[0]
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        autocast(scanned if "blocks" in params else two_layers, policy)(params, X)
+
+
+def test_a_training_step_takes_rules():
+    import optax
+
+    def loss(params, batch):
+        body, head = (params[name]["w"].astype(jnp.float32) for name in ("body", "head"))
+        return jnp.mean((jnp.tanh(batch @ body) @ head) ** 2)
+
+    losses = []
+    with jax.numpy_dtype_promotion("standard"):
+        step = make_step(loss, optax.adam(1e-2), "mixed_bf16; head/**: c=e5m7,p=bf16")
+        state = step.init(PARAMS)
+        assert state.params["head"]["w"].dtype == jnp.bfloat16
+        for _ in range(5):
+            state, metrics = step(state, X)
+            losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
+    assert state.params["head"]["w"].dtype == jnp.bfloat16
