@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,24 +24,6 @@ def path_str(key_path: tuple[Any, ...]) -> str:
 def leaves_with_paths(tree: PyTree) -> list[tuple[str, Any]]:
     """The leaves of `tree` in order, each with its path."""
     return [(path_str(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def matches(pattern: str, path: str) -> bool:
-    """Whether a path pattern is that of a whole path: `*` stops at `/`, `**` does not.
-
-    >>> matches("blocks/*/kernel", "blocks/3/kernel"), matches("blocks/*", "blocks/3/kernel")
-    (True, False)
-    >>> matches("head/**", "head/dense/kernel"), matches("**/kernel", "kernel")
-    (True, True)
-    """
-    return _compiled(pattern).fullmatch(path) is not None
-
-
-@functools.lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    wild = {"**/": "(?:.*/)?", "/**": "(?:/.*)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    pieces = re.split(r"(\*\*/|/\*\*|\*\*|\*|\?)", pattern)
-    return re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces))
 
 
 def is_float(x: Any) -> bool:

@@ -1,8 +1,10 @@
-"""What every room shares, without jax: the tree alias, and the nearest valid choice."""
+"""What every room shares, without jax: the tree alias, path patterns, the nearest choice."""
 
 from __future__ import annotations
 
 import difflib
+import functools
+import re
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -26,3 +28,21 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         return ""
     close = nearest(name, choices)
     return f"; did you mean {close!r}?" if close else f"; choose from {', '.join(choices)}"
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether a path pattern is that of a whole path: `*` stops at `/`, `**` does not.
+
+    >>> matches("blocks/*/kernel", "blocks/3/kernel"), matches("blocks/*", "blocks/3/kernel")
+    (True, False)
+    >>> matches("head/**", "head/dense/kernel"), matches("**/kernel", "kernel")
+    (True, True)
+    """
+    return _compiled(pattern).fullmatch(path) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    wild = {"**/": "(?:.*/)?", "/**": "(?:/.*)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    pieces = re.split(r"(\*\*/|/\*\*|\*\*|\*|\?)", pattern)
+    return re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces))

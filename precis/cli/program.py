@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 # Rooms are imported by the commands that need them: `--help` must not wait for any.
+from precis.cli.explain import explain
 from precis.cli.formats import formats, with_true_minus
 from precis.cli.policies import policy
 from precis.cli.sweeps import report, run, status, sweep
@@ -28,6 +29,7 @@ def run_command(arguments: Sequence[str]) -> int:
         "run": run,
         "status": status,
         "report": report,
+        "explain": explain,
         "policy": policy,
         "formats": formats,
     }

@@ -83,6 +83,29 @@ class Coded(NamedTuple):
     scales: Array
 
 
+def carrier_of(fmt: Format) -> np.dtype:
+    """In what dtype an operand in `fmt` enters the product: its own, or the one that emulates it.
+
+    >>> from precis.formats import parse
+    >>> [str(carrier_of(parse(name))) for name in ("bf16", "e5m7", "int8", "nvfp4", "tf32")]
+    ['bfloat16', 'bfloat16', 'int8', 'float32', 'float32']
+    """
+    match as_operand(fmt):
+        case ScaledFormat(granularity="block"):
+            return np.dtype(np.float32)
+        case ScaledFormat(grid=IntFormat() as grid) if _is_code(grid):
+            return np.dtype(np.int8)
+        case FloatFormat() as grid:
+            return _narrowest(grid)
+        case (
+            Rounded(grid=FloatFormat() as grid)
+            | ScaledFormat(scale=None, grid=FloatFormat() as grid)
+        ):
+            return _narrowest(grid)
+        case _:
+            return np.dtype(np.float32)
+
+
 def bring(x: Array, fmt: Format, summed: Summed) -> Array:
     """`x` as an operand in `fmt`, scales multiplied in.
 
@@ -116,7 +139,7 @@ def bring_coded(x: Array, fmt: Format, summed: Summed) -> Array | Coded:
         scaled = replace(scaled, granularity="tensor")
     parts = to_blocks(x.astype(np.float32), scaled, axis=summed.all)
     match scaled.grid:
-        case IntFormat(bits=bits, signed=True) as grid if bits <= 8:
+        case IntFormat() as grid if _is_code(grid):
             codes = parts.elements * np.float32(1 / grid.unit)
             return Coded(codes.astype(np.int8), parts.scales * np.float32(grid.unit))
         case FloatFormat() as grid:
@@ -125,15 +148,22 @@ def bring_coded(x: Array, fmt: Format, summed: Summed) -> Array | Coded:
             return Coded(parts.elements, parts.scales)
 
 
+def _is_code(grid: IntFormat) -> bool:
+    return grid.signed and grid.bits <= 8
+
+
 def _narrowed(x: Array, grid: FloatFormat) -> Array:
-    """`x`, which lies on `grid`, in a 16-bit dtype that holds all of it, if there is one.
+    """`x`, which lies on `grid`, in the narrowest dtype that holds all of it.
 
     So an emulated format takes the very products that its native neighbor does.
     """
-    for native in (BFLOAT16, FLOAT16):
-        if grid.fits_in(native):
-            return x.astype(native.dtype)
-    return x
+    dtype = _narrowest(grid)
+    return x.astype(dtype) if dtype.itemsize < x.dtype.itemsize else x
+
+
+def _narrowest(grid: FloatFormat) -> np.dtype:
+    fits = (native.carrier for native in (BFLOAT16, FLOAT16) if grid.fits_in(native))
+    return np.dtype(next(fits, grid.carrier))
 
 
 def _scaled(x: Array, fmt: ScaledFormat, summed: Summed) -> Array:

@@ -18,10 +18,10 @@ import numpy as np
 from jax import Array, lax
 from jax.extend import core as jex_core
 
-from precis.formats import wide_dtype
+from precis.formats import Format, wide_dtype
 from precis.ops.cpu import HAS_FAST_PRODUCTS, dot_on_cpu
 from precis.ops.epilogue import scaled_result
-from precis.ops.operand import Coded
+from precis.ops.operand import Coded, carrier_of
 
 # Beyond so many products of two int8 codes, 128² each, an int32 may overflow.
 _MOST_PRODUCTS = 131071
@@ -37,6 +37,23 @@ class MatrixOp(NamedTuple):
     def is_dot(self) -> bool:
         """Whether it is a `dot_general`."""
         return self.primitive.name == "dot_general"
+
+
+class Dtypes(NamedTuple):
+    """What a product multiplies and what it sums in."""
+
+    lhs: np.dtype
+    rhs: np.dtype
+    accum: np.dtype
+
+
+def product_dtypes(lhs: Format, rhs: Format) -> Dtypes:
+    """The dtypes of the product of operands in these formats, on a backend that has them all."""
+    left, right = _met(carrier_of(lhs), carrier_of(rhs))
+    if left == right == np.int8:
+        return Dtypes(left, right, np.dtype(np.int32))
+    wide = wide_dtype(left, right)
+    return Dtypes(left, right, wide) if left == right else Dtypes(wide, wide, wide)
 
 
 def product(op: MatrixOp, lhs: Array | Coded, rhs: Array | Coded) -> Array:
@@ -67,12 +84,11 @@ def bind(op: MatrixOp, lhs: Array, rhs: Array, accum: Any) -> Array:
 
 
 def _multiply(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
-    dtypes = {lhs.dtype, rhs.dtype}
-    if dtypes == {np.dtype(np.int8)}:
+    left, right = _met(lhs.dtype, rhs.dtype)
+    lhs, rhs = lhs.astype(left), rhs.astype(right)
+    if left == right == np.int8:
         return _integers(op, lhs, rhs)
-    if dtypes == {np.dtype(np.int8), np.dtype(jnp.bfloat16)}:
-        lhs, rhs = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
-    wide = wide_dtype(*dtypes)
+    wide = wide_dtype(left, right)
 
     def widened(lhs: Array, rhs: Array) -> Array:
         return bind(op, lhs.astype(wide), rhs.astype(wide), wide)
@@ -87,6 +103,13 @@ def _multiply(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
         return widened(lhs, rhs)
     native = lambda lhs, rhs: bind(op, lhs, rhs, wide)  # noqa: E731
     return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=native)
+
+
+def _met(lhs: np.dtype, rhs: np.dtype) -> tuple[np.dtype, np.dtype]:
+    """Integer codes that meet bfloat16 become it, which holds them."""
+    if {lhs, rhs} == {np.dtype(np.int8), np.dtype(jnp.bfloat16)}:
+        return np.dtype(jnp.bfloat16), np.dtype(jnp.bfloat16)
+    return lhs, rhs
 
 
 def _integers(op: MatrixOp, lhs: Array, rhs: Array) -> Array:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from precis.formats import Format
 from precis.policy.grammar import get_policy, read_bare, read_roles, resolve
 from precis.policy.policy import KEYS, Policy, Role
-from precis.tree import matches
+from precis.types import matches
 
 # What a rule may set: formats of one parameter, or of the matrix ops that it flows into.
 _LOCAL = ("p", "c", "k", "g", "a", "w")

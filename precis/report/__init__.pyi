@@ -1,4 +1,6 @@
 from .assemble import Report, Section, summarize
+from .audit_markdown import audit_markdown
+from .audit_terminal import print_audit
 from .draw import Figures, figures
 from .html import to_html
 from .markdown import to_markdown
@@ -25,10 +27,12 @@ __all__ = [
     "TaskTable",
     "TrainRow",
     "Trial",
+    "audit_markdown",
     "draw_number_lines",
     "figures",
     "load",
     "number_line",
+    "print_audit",
     "print_report",
     "show",
     "summarize",

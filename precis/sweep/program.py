@@ -16,13 +16,14 @@ from precis.policy import cast_to_param, read_policy
 from precis.sweep.plan import task_path
 from precis.sweep.trial import Trial
 from precis.train.evaluate import make_evaluate
+from precis.train.explain import audit_task
 from precis.train.fit import init_key
 from precis.train.optimizer import make_optimizer
 from precis.train.state import TrainState
 from precis.train.step import COMPILER_OPTIONS, Step, make_step
 from precis.train.task import Task, load_task
 from precis.types import PyTree
-from precis.walk import Audit, audit
+from precis.walk import Audit
 
 Evaluate = Callable[[PyTree, PyTree], dict[str, float]]
 
@@ -98,7 +99,7 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
         step=step,
         evaluate=evaluate,
         evaluate_f32=loaded.evaluate_f32,
-        audit=_audit(task, trial),
+        audit=audit_task(task, policy, seed=trial.seed),
         witness=compiled_roundings(policy.base, COMPILER_OPTIONS),
     )
 
@@ -157,12 +158,3 @@ def policy_record(program: Program) -> dict[str, Any]:
         "emulated": found.emulated,
         "notes": notes,
     }
-
-
-def _audit(task: Task, trial: Trial) -> Audit:
-    key = init_key(trial.seed)
-    params, state = jax.eval_shape(task.init, key)
-    batch = task.batch(trial.seed, 0)
-    return audit(
-        task.loss, params, state, batch, policy=trial.policy, state_argnums=1, key=key, train=True
-    )

@@ -1,4 +1,5 @@
 from .evaluate import make_evaluate
+from .explain import audit_task
 from .fit import fit
 from .gradient import value_and_grad
 from .optimizer import make_optimizer
@@ -12,6 +13,7 @@ __all__ = [
     "Step",
     "Task",
     "TrainState",
+    "audit_task",
     "fit",
     "load_task",
     "make_evaluate",

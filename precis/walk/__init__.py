@@ -1,7 +1,10 @@
 """The walker: carries a policy into any function, and says what would run."""
 
-from precis.walk.audit import Audit, AuditedSite, audit
+from precis.walk.account import AuditedSite
+from precis.walk.audit import Audit, audit
 from precis.walk.autocast import autocast
+from precis.walk.compiled import Ran
+from precis.walk.findings import Finding
 from precis.walk.program import Site
 
-__all__ = ["Audit", "AuditedSite", "Site", "audit", "autocast"]
+__all__ = ["Audit", "AuditedSite", "Finding", "Ran", "Site", "audit", "autocast"]

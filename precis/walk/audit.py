@@ -1,29 +1,25 @@
-"""`audit`: what would run in which format, read off the plan."""
+"""`audit`: what would run in which format, read off the plan, and what really ran."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from precis.ops import MATRIX_OPS
+from precis.formats import FLOAT32, FloatFormat
 from precis.policy import Policy, PolicyRules, read_policy
-from precis.walk import equations
+from precis.walk import findings as find
+from precis.walk.account import AuditedSite, counted, sites
+from precis.walk.audit_record import audit_record
 from precis.walk.autocast import Argnums, trace
+from precis.walk.compiled import Ran, compiled_products
+from precis.walk.findings import Finding
 from precis.walk.islands import Pins
-from precis.walk.program import Multiply, Opaque, Program, Scan, Site, Step, While, bodies
+from precis.walk.pins import of_float32
+from precis.walk.program import Opaque, Program
 
-
-class AuditedSite(NamedTuple):
-    """A matrix op, and how often it runs in one call of the function."""
-
-    site: Site
-    trips: int
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of all its runs."""
-        return self.site.flops * self.trips
+# What a sweep's record repeats of the findings: why a policy is not all in force.
+_NOTED = ("pinned", "opaque", "unknown", "uncounted")
 
 
 @dataclass(frozen=True)
@@ -31,21 +27,28 @@ class Audit:
     """What a function would run under a policy, without running it.
 
     Attributes:
-        policy: The policy.
+        policy: The policy, with its rules by path if there are any.
         sites: The matrix ops on which it has a hold or which the model pins, in program order.
         opaque_flops: Matrix FLOPs inside calls with a derivative rule of their own.
-        notes: What a reader should know: pinned sites, opaque calls, unknown primitives.
+        findings: What a reader may not expect.
+        ran: What each path's products ran in, if the function was compiled; else None.
     """
 
     policy: PolicyRules
     sites: tuple[AuditedSite, ...]
     opaque_flops: int
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    ran: dict[str, Ran] | None = None
 
     @property
     def flops(self) -> int:
         """Matrix FLOPs of one call, forward pass only."""
         return sum(site.flops for site in self.sites) + self.opaque_flops
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of matrix operands and results of one call, as they are carried."""
+        return sum(site.nbytes for site in self.sites)
 
     @property
     def pinned(self) -> float:
@@ -54,16 +57,37 @@ class Audit:
         return flops / self.flops if self.flops else 0.0
 
     @property
+    def opaque(self) -> float:
+        """Share of matrix FLOPs in calls that run as they are written."""
+        return self.opaque_flops / self.flops if self.flops else 0.0
+
+    @property
     def in_force(self) -> float:
         """Share of matrix FLOPs that run as the policy says; 1 if there are none."""
-        if not self.flops:
-            return 1.0
-        return 1.0 - self.pinned - self.opaque_flops / self.flops
+        return 1.0 - self.pinned - self.opaque if self.flops else 1.0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of matrix FLOPs by the formats of the operands, largest first."""
+        flops: dict[str, int] = {"opaque": self.opaque_flops}
+        for site in self.sites:
+            flops[site.formats] = flops.get(site.formats, 0) + site.flops
+        largest = sorted(flops, key=lambda name: -flops[name])
+        return {name: flops[name] / self.flops for name in largest if flops[name]}
 
     @property
     def emulated(self) -> bool:
         """Whether some role's format has no dtype and rides on a wider carrier."""
         return self.policy.is_emulated
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The findings that say why a policy is not all in force, or not all counted."""
+        return tuple(str(finding) for finding in self.findings if finding.kind in _NOTED)
+
+    def record(self) -> dict[str, Any]:
+        """All of it as plain data, for JSON and for what prints it."""
+        return audit_record(self)
 
     def require(self, share: float) -> None:
         """Raises ValueError, with the notes, if less than `share` is in force."""
@@ -82,6 +106,7 @@ def audit(
     params_argnums: Argnums = 0,
     state_argnums: Argnums = (),
     pins: Pins = "respect",
+    compiled: bool = False,
     **kwargs: Any,
 ) -> Audit:
     """What `fn(*args, **kwargs)` would run under `policy`.
@@ -93,39 +118,40 @@ def audit(
     >>> x = jax.ShapeDtypeStruct((8, 4), jnp.float32)
     >>> report = audit(lambda w, x: x @ w, jax.ShapeDtypeStruct((4, 2), jnp.float32), x,
     ...                policy="mixed_bf16")
-    >>> report.flops, report.in_force
-    (128, 1.0)
+    >>> report.flops, report.in_force, report.sites[0].product
+    (128, 1.0, 'bf16·bf16→f32')
+
+    Args:
+        fn: As `autocast`.
+        *args: Arrays or their shapes.
+        policy: A policy, rules by path, or the text of either.
+        params_argnums: As `autocast`.
+        state_argnums: As `autocast`.
+        pins: As `autocast`.
+        compiled: Compile it for this backend as well, without excess precision, and read off the
+            program what each product really multiplies; of a function with a scalar loss, the
+            gradient with respect to the parameters too. That takes as long as compiling does.
+        **kwargs: Likewise arguments of `fn`.
     """
-    resolved = read_policy(policy)
-    traced = trace(
-        fn, args, kwargs, resolved, params_argnums, state_argnums=state_argnums, pins=pins
-    )
-    sites: list[AuditedSite] = []
-    notes: dict[str, None] = {}
-    opaque = 0
-    for step, trips in _steps(traced.program, 1):
-        name = step.eqn.primitive.name
-        match step.action:
-            case Multiply(_, site):
-                sites.append(AuditedSite(site, trips))
-                if site.pinned:
-                    notes[f"{site.path}: computes in {site.pinned}, whatever the policy"] = None
-            case Opaque(_, _, flops):
-                opaque += flops * trips
-                if flops:
-                    notes[f"{name}: runs as written, whatever the policy"] = None
-                elif name not in equations.KNOWN and not equations.is_opaque_call(step.eqn):
-                    notes[f"{name}: unknown to the walker, runs as written"] = None
-            case While() if equations.contains(step.eqn, MATRIX_OPS):
-                notes[f"{name}: its number of trips is not known, and counted as one"] = None
-            case _:
-                pass
-    return Audit(resolved, tuple(sites), opaque, tuple(notes))
+    policies = read_policy(policy)
 
+    def traced(declared: FloatFormat, pins: Pins) -> Program:
+        options: dict[str, Any] = {"state_argnums": state_argnums, "pins": pins}
+        traced = trace(fn, args, kwargs, policies, params_argnums, declared=declared, **options)
+        return traced.program
 
-def _steps(program: Program, trips: int) -> Iterator[tuple[Step, int]]:
-    for step in program.steps:
-        yield step, trips
-        inside = trips * step.eqn.params["length"] if isinstance(step.action, Scan) else trips
-        for body in bodies(step.action):
-            yield from _steps(body, inside)
+    program = traced(FLOAT32, pins)
+    found = tuple(sites(program))
+    steps = list(counted(program))
+    opaque = sum(s.action.flops * trips for s, _, trips in steps if isinstance(s.action, Opaque))
+    findings = [
+        *find.of_sites(found),
+        *find.of_steps(steps, policies),
+        *of_float32(lambda fmt: traced(fmt, "override"), policies),
+    ]
+    ran = None
+    if compiled:
+        options = {"params_argnums": params_argnums, "state_argnums": state_argnums, "pins": pins}
+        ran = compiled_products(fn, args, kwargs, policies, found, **options)
+        findings += find.of_compiled(ran)
+    return Audit(policies, found, opaque, find.merged(findings), ran)

@@ -103,17 +103,21 @@ def trace(
     *,
     state_argnums: Argnums = (),
     pins: Pins = "respect",
+    declared: FloatFormat = FLOAT32,
 ) -> Traced:
     """`fn` traced on `args` and planned under `policies`; arrays may be shapes alone.
 
     Floats narrower than float32 are traced as float32: their dtype is storage and says nothing
     of what the program wants. So each cast to a 16-bit dtype in the trace is the program's own.
+    With another format `declared`, they are traced as that, to see what a model makes of it.
     """
     flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
     _check_carriers(policies)
     roles = _roles_of_args(args, params_argnums, state_argnums)
     is_array = [_is_array(leaf) for _, leaf in flat]
-    standins = [_standin(leaf) for (_, leaf), array in zip(flat, is_array, strict=True) if array]
+    standins = [
+        _standin(leaf, declared) for (_, leaf), array in zip(flat, is_array, strict=True) if array
+    ]
 
     def on_arrays(*arrays: Any) -> Any:
         given = iter(arrays)
@@ -182,10 +186,10 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
 
 
-def _standin(leaf: Any) -> jax.ShapeDtypeStruct:
+def _standin(leaf: Any, declared: FloatFormat) -> jax.ShapeDtypeStruct:
     dtype: Any = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
     if jnp.issubdtype(dtype, jnp.floating):
-        dtype = wide_dtype(dtype)
+        dtype = wide_dtype(dtype) if declared == FLOAT32 else declared.dtype
     return shape_of(jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf, dtype)
 
 

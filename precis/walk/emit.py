@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -12,6 +13,7 @@ from precis.ops import MatrixOp, matrix_op
 from precis.walk import equations
 from precis.walk.emit_calls import emit_call
 from precis.walk.environment import Environment
+from precis.walk.hlo import mark_of
 from precis.walk.kinds import Kind, Value
 from precis.walk.move import is_wide, move, rounded, widen
 from precis.walk.program import (
@@ -78,11 +80,13 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
             return _rearrange(eqn, brought([out] * len(arrays)), out, forward_mode)
         case Cast(out):
             return brought([out])
-        case Multiply(roles, _):
+        case Multiply(roles, site):
             op = MatrixOp(eqn.primitive, eqn.params)
             sides = zip(arrays, known, (roles.lhs.format, roles.rhs.format), strict=True)
             lhs, rhs = (_operand(*side, forward_mode) for side in sides)
-            return [matrix_op(op, lhs, rhs, roles=roles, forward_mode=forward_mode)]
+            # The audit finds the op in the compiled program by this name.
+            with jax.named_scope(mark_of(site.path)):
+                return [matrix_op(op, lhs, rhs, roles=roles, forward_mode=forward_mode)]
         case Opaque(operands, outs, _):
             results = equations.rebind(eqn, brought(operands))
             return [rounded(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]

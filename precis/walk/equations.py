@@ -33,6 +33,8 @@ REDUCTIONS = frozenset(
     "argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce_max reduce_min reduce_prod "
     "reduce_sum".split()
 )
+# Ops that add many values up, and lose most in few bits.
+SUMS = frozenset("cumsum psum psum2 psum_invariant reduce_scatter reduce_sum".split())
 MIXED = frozenset(
     "dynamic_update_slice fft reduce_window reduce_window_max reduce_window_min "
     "reduce_window_sum scatter scatter-add scatter_add scatter_max scatter_min scatter_mul "

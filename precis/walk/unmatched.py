@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from precis.policy import PolicyRules
-from precis.tree import matches
-from precis.types import nearest
+from precis.types import matches, nearest
 from precis.walk.kinds import Kind, Value
 from precis.walk.program import Multiply, Program, Site, bodies
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precis.policy import cast_to_compute, cast_to_param, get_policy, policy_rules, read_policy
-from precis.tree import matches
+from precis.types import matches
 
 PATTERNS = st.sampled_from(["**", "head/**", "blocks/*/mlp/**", "*/kernel", "a/@dot0"])
 FORMATS = st.sampled_from(

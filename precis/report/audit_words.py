@@ -1,0 +1,66 @@
+"""What an audit says in one line each, whatever it is printed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LISTED = 3
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def amount(number: float) -> str:
+    """A count with a unit: three digits are enough to compare by.
+
+    >>> amount(285_212_672), amount(128)
+    ('285 M', '128')
+    """
+    for size, letter in _UNITS:
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.0f}"
+
+
+def answer(record: Mapping[str, Any]) -> str:
+    """How much of the function runs as the policy says."""
+    if not record["flops"]:
+        return "no matrix op: nothing to be in force of"
+    parts = [f"in force for {record['in_force']:.1%} of {amount(record['flops'])} matrix FLOPs"]
+    parts += [
+        f"{record[key]:.1%} {words}"
+        for key, words in (("pinned", "pinned by the model"), ("opaque", "in opaque calls"))
+        if record[key]
+    ]
+    return ", ".join(parts)
+
+
+def shares(record: Mapping[str, Any]) -> str:
+    """FLOPs by the formats of the operands."""
+    return ", ".join(f"{name} {share:.1%}" for name, share in record["shares"].items())
+
+
+def ran(site: Mapping[str, Any]) -> str:
+    """What a site's products really ran in, forward; then backward, where that differs."""
+    if site["ran"] is None:
+        return ""
+    forward, backward = (" ".join(site["ran"][way]) for way in ("forward", "backward"))
+    if not forward:
+        return "not found"
+    return forward if backward in ("", forward) else f"{forward}, backward {backward}"
+
+
+def listed(paths: Sequence[str], record: Mapping[str, Any]) -> str:
+    """The first of several paths and how many more; `all matrix ops` if that is what they are."""
+    if len(paths) > 1 and set(paths) == {site["path"] for site in record["sites"]}:
+        return "all matrix ops"
+    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
+    return ", ".join(paths[:_LISTED]) + more
+
+
+def reasons(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Each reason, and the paths of the ops that it decided."""
+    found: dict[str, list[str]] = {}
+    for site in record["sites"]:
+        for reason in site["reason"].split("; "):
+            found.setdefault(reason, []).append(site["path"])
+    return found

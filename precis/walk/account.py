@@ -1,0 +1,138 @@
+"""What a plan runs: each matrix op with its formats, how often it runs, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from precis.formats import FloatFormat, Format
+from precis.ops import Dtypes, Roles, product_dtypes
+from precis.walk.program import Cond, Multiply, Opaque, Program, Scan, Site, Step, bodies
+
+_SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64"}
+
+
+class AuditedSite(NamedTuple):
+    """A matrix op, and how often it runs in one call of the function.
+
+    Attributes:
+        site: Where it is.
+        roles: The formats of its operands, its result and its cotangents.
+        trips: How often it runs.
+        out: Shape of the result.
+    """
+
+    site: Site
+    roles: Roles
+    trips: int
+    out: tuple[int, ...]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of all its runs."""
+        return self.site.flops * self.trips
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its operands and results in all its runs, as they are carried."""
+        claimed = self.claimed
+        sizes = (
+            prod(self.site.lhs) * claimed.lhs.itemsize,
+            prod(self.site.rhs) * claimed.rhs.itemsize,
+            prod(self.out) * np.dtype(self.roles.out.carrier).itemsize,
+        )
+        return sum(sizes) * self.trips
+
+    @property
+    def claimed(self) -> Dtypes:
+        """The product that it asks the backend for."""
+        return product_dtypes(self.roles.lhs.format, self.roles.rhs.format)
+
+    @property
+    def product(self) -> str:
+        """That product as text: `bf16·bf16→f32`."""
+        return product_text(*map(str, self.claimed))
+
+    @property
+    def formats(self) -> str:
+        """Its operands' formats: `bf16·e4m3fn`, or one name if they are the same."""
+        names = dict.fromkeys((str(self.roles.lhs.format), str(self.roles.rhs.format)))
+        return "·".join(names)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether both operands have a dtype of their own, or codes that are one."""
+        roles = self.roles
+        return all(_has_dtype(operand.format) for operand in (roles.lhs, roles.rhs))
+
+    @property
+    def precision(self) -> str:
+        """The precision that it asks of the backend."""
+        claimed = self.claimed
+        return "HIGHEST" if claimed.lhs == claimed.accum else "DEFAULT"
+
+
+def _has_dtype(fmt: Format) -> bool:
+    if isinstance(fmt, FloatFormat):
+        return fmt.is_native
+    claimed = product_dtypes(fmt, fmt)
+    return claimed.lhs == np.int8
+
+
+def product_text(lhs: str, rhs: str, accum: str) -> str:
+    """Dtypes of a product as text.
+
+    >>> product_text("bfloat16", "bfloat16", "float32")
+    'bf16·bf16→f32'
+    """
+    lhs, rhs, accum = (_SHORT.get(name, name) for name in (lhs, rhs, accum))
+    return f"{lhs}·{rhs}→{accum}"
+
+
+class Counted(NamedTuple):
+    """A step of a program, and how often it runs; of a cond, only the costliest branch does."""
+
+    step: Step
+    program: Program
+    trips: int
+
+
+def counted(program: Program, trips: int = 1) -> Iterator[Counted]:
+    """Every step of a program and of the bodies in it."""
+    for step in program.steps:
+        yield Counted(step, program, trips)
+        inside = trips * step.eqn.params["length"] if isinstance(step.action, Scan) else trips
+        costliest = _costliest(step)
+        for body in bodies(step.action):
+            yield from counted(body, inside if costliest in (None, body) else 0)
+
+
+def _costliest(step: Step) -> Program | None:
+    if not isinstance(step.action, Cond):
+        return None
+    return max(step.action.branches, key=matrix_flops_of)
+
+
+def matrix_flops_of(program: Program) -> int:
+    """Matrix FLOPs of one call of a program."""
+    total = 0
+    for step, _, trips in counted(program):
+        match step.action:
+            case Multiply(_, site):
+                total += site.flops * trips
+            case Opaque(_, _, flops):
+                total += flops * trips
+            case _:
+                pass
+    return total
+
+
+def sites(program: Program) -> Iterator[AuditedSite]:
+    """Every matrix op of a program, in order; those of a branch not taken run 0 times."""
+    for step, _, trips in counted(program):
+        if isinstance(step.action, Multiply):
+            out = step.eqn.outvars[0].aval.shape
+            yield AuditedSite(step.action.site, step.action.roles, trips, out)

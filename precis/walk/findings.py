@@ -1,0 +1,132 @@
+"""What a reader of an audit should look into, each with a way to mend it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from precis.formats import FLOAT32, FloatFormat
+from precis.ops import MATRIX_OPS
+from precis.policy import PolicyRules
+from precis.walk import equations
+from precis.walk.account import AuditedSite, Counted
+from precis.walk.compiled import Ran
+from precis.walk.program import Cast, Cond, Opaque, Program, Run, Step, While
+
+
+class Finding(NamedTuple):
+    """Something in a plan that a reader may not expect.
+
+    Attributes:
+        kind: `pinned`, `pins f32`, `opaque`, `unknown`, `mixed operands`, `cast pair`,
+            `redundant cast`, `low-precision sum`, `low-precision island`, `uncounted`,
+            `widened` or `not found`.
+        where: The path of a matrix op, or the scope at which an equation was traced.
+        what: What happens there.
+        fix: What to do if that is not wanted; "" if there is nothing to do.
+    """
+
+    kind: str
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def of_sites(found: Iterable[AuditedSite]) -> Iterator[Finding]:
+    """Findings about single matrix ops."""
+    for audited in found:
+        site, roles = audited.site, audited.roles
+        if site.pinned:
+            what = f"computes in {site.pinned}, whatever the policy"
+            yield Finding("pinned", site.path, what, "pins='override', or leave dtype= out")
+        elif len({str(dtype) for dtype in audited.claimed}) == 1 and _is_mixed(audited):
+            what = f"{audited.formats} have no product in common: it runs as {audited.product}"
+            fix = f"give both one format, as in '{site.path}: c={roles.lhs.format}'"
+            yield Finding("mixed operands", site.path, what, fix)
+
+
+def _is_mixed(audited: AuditedSite) -> bool:
+    """Whether two narrow operands meet in a product that is wide for both."""
+    formats = (audited.roles.lhs.format, audited.roles.rhs.format)
+    narrow = [fmt for fmt in formats if fmt.bits < FLOAT32.bits]
+    return len(narrow) == 2 and formats[0] != formats[1]
+
+
+def of_steps(steps: Iterable[Counted], policies: PolicyRules) -> Iterator[Finding]:
+    """Findings about all other equations."""
+    for step, program, _ in steps:
+        name, where = step.eqn.primitive.name, equations.scope_of(step.eqn) or "top level"
+        match step.action:
+            case Opaque(_, _, flops) if flops:
+                what = f"{name} runs as written, whatever the policy ({flops:,} matrix FLOPs)"
+                yield Finding("opaque", where, what, "write it without custom_vjp")
+            case Opaque() if name not in equations.KNOWN and not equations.is_opaque_call(step.eqn):
+                what = f"{name} is unknown to the walker, and runs as written"
+                yield Finding("unknown", where, what, "")
+            case While() if equations.contains(step.eqn, MATRIX_OPS):
+                what = "its number of trips is not known, and counted as one"
+                yield Finding("uncounted", f"{name} at {where}", what, "")
+            case Cond() if equations.contains(step.eqn, MATRIX_OPS):
+                what = "one of its branches runs; the costliest is counted"
+                yield Finding("uncounted", f"{name} at {where}", what, "")
+            case Run(work) if work.bits < FLOAT32.bits:
+                yield from _of_low(step.eqn, work, policies, where)
+            case Cast(out):
+                yield from _of_cast(program, step, out, where)
+            case _:
+                pass
+
+
+def _of_low(eqn: Any, work: FloatFormat, policies: PolicyRules, where: str) -> Iterator[Finding]:
+    name = eqn.primitive.name
+    is_sum = name in equations.SUMS
+    if not is_sum and not equations.opens_island(eqn):
+        return
+    s_is_low = policies.base.sensitive.bits < FLOAT32.bits
+    fix = "set s=f32" if s_is_low else "pins='override', or compute this part in float32"
+    kind = "low-precision sum" if is_sum else "low-precision island"
+    yield Finding(kind, where, f"{name} runs in {work}", fix)
+
+
+def _of_cast(program: Program, step: Step, out: FloatFormat, where: str) -> Iterator[Finding]:
+    (source,) = step.inputs
+    before = program.values[source].format
+    if step.eqn.invars[0].aval.dtype == step.eqn.outvars[0].aval.dtype:
+        return  # of a number's weak type alone
+    if before == out:
+        what = f"a cast to {out} of what is in {out} already"
+        yield Finding("redundant cast", where, what, "leave it out")
+        return
+    maker = next((s for s in program.steps if source in s.outputs), None)
+    if maker is None or not isinstance(maker.action, Cast) or before is None:
+        return
+    first = program.values[maker.inputs[0]].format
+    if first == out and before.bits < out.bits:
+        what = f"{out} → {before} → {out} rounds, and saves nothing"
+        yield Finding("cast pair", where, what, "leave both out, or let the policy round")
+
+
+def merged(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Each finding once, those that differ in nothing but the place together."""
+    places: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
+    for finding in findings:
+        places[finding.kind, finding.what, finding.fix][finding.where] = None
+    return tuple(
+        Finding(kind, ", ".join(where), what, fix) for (kind, what, fix), where in places.items()
+    )
+
+
+def of_compiled(ran: Mapping[str, Ran]) -> Iterator[Finding]:
+    """Findings about products that the compiled program has otherwise than was asked for."""
+    for path, found in ran.items():
+        claimed = " and ".join(found.claimed)
+        if not found.forward:
+            what = f"claims {claimed}; the compiled program has no product of that name"
+            yield Finding("not found", path, what, "")
+        elif not found.as_claimed:
+            what = f"claimed {claimed}, ran {', '.join(found.forward)}"
+            yield Finding("widened", path, what, "")

@@ -1,0 +1,74 @@
+"""Reads compiled programs: which dtypes each dot and convolution really multiplies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_MARK = re.compile(r"precis\[([^\]]*)\]")
+_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+# `%dot.3 = f32[4,8]{1,0} dot(%a, %b), …`; older XLA repeats the operands' types.
+_DEFINED = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\w+)\[")
+_PRODUCT = re.compile(r"\b(?:dot|convolution)\(([^)]*)\)")
+_LAYOUT = re.compile(r"\{[^}]*\}|\[[^\]]*\]")
+_OPERAND = re.compile(r"%?([\w.\-]+)(?=,|$)")
+_HLO_NAMES = {"s8": "int8", "s32": "int32", "bf16": "bfloat16", "f16": "float16",
+              "f32": "float32", "f64": "float64"}  # fmt: skip
+
+
+class RanProduct(NamedTuple):
+    """A dot or convolution of a compiled program.
+
+    Attributes:
+        path: The site that it belongs to; "" if it belongs to none.
+        lhs: Dtype of its first operand, as JAX names it.
+        rhs: Of its second.
+        out: Of its result.
+        is_backward: Whether it is of a transpose.
+    """
+
+    path: str
+    lhs: str
+    rhs: str
+    out: str
+    is_backward: bool
+
+
+def mark_of(path: str) -> str:
+    """The scope under which a site's op is emitted, so that it is found again.
+
+    XLA cuts a name at `@`.
+    """
+    return f"precis[{path.replace('@', '~')}]"
+
+
+def products_in(hlo: str) -> Iterator[RanProduct]:
+    """The matrix products of an optimized HLO module's text, those inside fusions included."""
+    for computation in re.split(r"^\}", hlo, flags=re.MULTILINE):
+        lines = computation.splitlines()
+        types: dict[str, str] = {}
+        for line in lines:
+            types |= dict(_parameters(line))
+            if found := _DEFINED.match(line):
+                types[found[1]] = found[2]
+        for line in lines:
+            defined, product = _DEFINED.match(line), _PRODUCT.search(line)
+            if not defined or not product:
+                continue
+            names = _OPERAND.findall(_LAYOUT.sub("", product[1]))
+            lhs, rhs = (types.get(name, "unknown") for name in names)
+            name = _NAME.search(line)
+            scope = name[1] if name else ""
+            mark = _MARK.search(scope)
+            yield RanProduct(
+                mark[1].replace("~", "@") if mark else "",
+                *(_HLO_NAMES.get(t, t) for t in (lhs, rhs, defined[2])),
+                is_backward="transpose(" in scope,
+            )
+
+
+def _parameters(line: str) -> Iterator[tuple[str, str]]:
+    """Names and dtypes of a computation's parameters, if the line is its head."""
+    if "->" in line and line.rstrip().endswith("{"):
+        yield from re.findall(r"%?([\w.\-]+): (\w+)\[", line)
