@@ -41,7 +41,7 @@ def _cells(site: Mapping[str, Any]) -> list[str]:
         site["grad"],
         str(site["trips"]),
         amount(site["flops"]),
-        amount(site["bytes"]),
+        amount(site["bytes"]) + "B",
         site["reason"],
         ran(site),
     ]
