@@ -18,7 +18,14 @@ from precis.formats.noise import random_bits
 from precis.formats.parse import Format, parse
 from precis.formats.round import check_key, straight_through
 from precis.formats.scaled import ScaledFormat
-from precis.formats.scales import amax, float_scales, scale_exponents, tensor_scale, times_inverse
+from precis.formats.scales import (
+    amax,
+    exact_amax,
+    float_scales,
+    scale_exponents,
+    tensor_scale,
+    times_inverse,
+)
 from precis.formats.values import round_values
 
 _F32 = CARRIERS[np.dtype(np.float32)]
@@ -175,7 +182,7 @@ def _onto_shifted_grid(
     A power of two as a scale is a shift of the grid's exponents. Nothing is multiplied, so that
     nothing is flushed, rounded twice or overflows.
     """
-    largest = amax(view, axes)
+    largest = exact_amax(view, axes)
     exponent = scale_exponents(largest, fmt.grid, fmt.rule)
     values = round_values(view, fmt.rounding, random=_random(key, view), shift=exponent)
     power = times_power_of_two(jnp.ones_like(largest), exponent)

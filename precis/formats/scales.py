@@ -19,10 +19,22 @@ _SMALLEST_NORMAL = np.float32(FLOAT32.smallest_normal)
 
 
 def amax(x: Array, axes: tuple[int, ...]) -> Array:
-    """The largest |x| over `axes`, which are kept with size 1; NaN if any x is.
+    """The largest |x| over `axes`, which are kept with size 1; Inf if any x is NaN.
 
-    Taken on the bits as integers, where NaN is the largest of all: XLA's CPU backend drops NaN
-    from the maximum of a large float array.
+    XLA's CPU backend drops NaN from the maximum of a large float array; so NaN becomes Inf
+    before. Subnormals count as 0 where the backend flushes them.
+
+    Args:
+        x: [...] float32.
+        axes: What to reduce over; over an empty axis the maximum is 0.
+    """
+    _, magnitude = split(x)
+    finite = jnp.minimum(magnitude, np.asarray(_F32.infinity, np.uint32))
+    return jnp.max(lax.bitcast_convert_type(finite, np.float32), axes, keepdims=True, initial=0)
+
+
+def exact_amax(x: Array, axes: tuple[int, ...]) -> Array:
+    """Likewise, but NaN if any x is, and subnormals count: taken on the bits as integers.
 
     Args:
         x: [...] float32.

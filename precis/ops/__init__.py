@@ -1,7 +1,7 @@
 """Matrix ops with a format for every role."""
 
-from precis.ops.matrix import MATRIX_OPS, Operand, Roles, matrix_op
-from precis.ops.product import Dtypes, MatrixOp, product_dtypes
+from precis.ops.matrix import Operand, Roles, matrix_op
+from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, product_dtypes
 
 __all__ = [
     "MATRIX_OPS",

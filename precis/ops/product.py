@@ -27,6 +27,9 @@ from precis.ops.operand import Coded, carrier_of
 _MOST_PRODUCTS = 131071
 
 
+MATRIX_OPS = frozenset({"dot_general", "conv_general_dilated"})
+
+
 class MatrixOp(NamedTuple):
     """A bilinear primitive and its parameters: `dot_general` or `conv_general_dilated`."""
 

@@ -1,0 +1,106 @@
+"""Cotangents of the operands of a matrix op, each product with formats of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+from jax.extend import core as jex_core
+
+from precis.formats import Format, wide_dtype
+from precis.ops.operand import Coded, bring, bring_coded, summed_axes
+from precis.ops.product import MATRIX_OPS, MatrixOp, bind, product
+
+
+class Tagged(NamedTuple):
+    """An array, and the scaled format that it is still to be brought to, if any."""
+
+    array: Array
+    format: Format | None
+
+
+def bring_for(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array:
+    """`bring` for operand `side` of `op`."""
+    return bring(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side))
+
+
+def bring_coded_for(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array | Coded:
+    """`bring_coded` for operand `side` of `op`."""
+    return bring_coded(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side))
+
+
+def cotangent_of(op: MatrixOp, side: int, operands: Sequence[Tagged], g: Tagged) -> Array:
+    """The cotangent of operand `side`, given the output's, without any index algebra.
+
+    JAX transposes the op at the accumulator's dtype; its matrix ops are then bound again with
+    the operands as they are.
+    """
+    arrays = [*(operand.array for operand in operands), g.array]
+    wide = wide_dtype(*(x.dtype for x in arrays[:2]))
+    shapes = [jax.ShapeDtypeStruct(x.shape, wide) for x in arrays]
+
+    def pull(g: Array, other: Array) -> Array:
+        def push(operand: Array) -> Array:
+            pair = (operand, other) if side == 0 else (other, operand)
+            return bind(op, *pair, wide)
+
+        return jax.linear_transpose(push, shapes[side])(g)[0]
+
+    jaxpr = jax.make_jaxpr(pull)(shapes[2], shapes[1 - side])
+    return _evaluate(jaxpr, g, operands[1 - side])
+
+
+def _evaluate(jaxpr: Any, *args: Tagged) -> Array:
+    """Runs a straight-line jaxpr on arrays of other dtypes, its matrix ops as products.
+
+    Layout ops pass on what an array is still to be brought to, up to the product that sums it.
+    """
+    env: dict[Any, Tagged] = dict(zip(jaxpr.jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> Tagged:
+        return Tagged(atom.val, None) if isinstance(atom, jex_core.Literal) else env[atom]
+
+    following = iter((*jaxpr.eqns[1:], None))
+    for eqn in jaxpr.eqns:
+        after = next(following)
+        if eqn.outvars[0] in env:
+            continue
+        values = [read(atom) for atom in eqn.invars]
+        if eqn.primitive.name not in MATRIX_OPS:
+            arrays = [value.array for value in values]
+            out = Tagged(eqn.primitive.bind(*arrays, **eqn.params), values[0].format)
+        else:
+            op = MatrixOp(eqn.primitive, dict(eqn.params))
+            if after is not None and _turns(after, eqn):
+                # Products of layouts that are pinned keep a transpose that XLA would fold away.
+                op, values = _swapped(op), values[::-1]
+                env[after.outvars[0]] = _multiplied(op, values)
+                continue
+            out = _multiplied(op, values)
+        env[eqn.outvars[0]] = out
+    return read(jaxpr.jaxpr.outvars[0]).array
+
+
+def _multiplied(op: MatrixOp, operands: Sequence[Tagged]) -> Tagged:
+    brought = (
+        x if fmt is None else bring_coded_for(op, x, fmt, side)
+        for side, (x, fmt) in enumerate(operands)
+    )
+    return Tagged(product(op, *brought), None)
+
+
+def _turns(eqn: Any, dot: Any) -> bool:
+    """Whether all that `eqn` does is to put the columns of a dot before its rows."""
+    if eqn.primitive.name != "transpose" or dot.primitive.name != "dot_general":
+        return False
+    (summed, _), (batch, _) = dot.params["dimension_numbers"]
+    first = dot.invars[0].aval.ndim - len(summed) - len(batch)
+    order = range(dot.outvars[0].aval.ndim)
+    return not batch and eqn.params["permutation"] == (*order[first:], *order[:first])
+
+
+def _swapped(op: MatrixOp) -> MatrixOp:
+    (left, right), batch = op.params["dimension_numbers"]
+    return op._replace(params=op.params | {"dimension_numbers": ((right, left), batch)})
