@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,92 @@ from flax import nnx
 from jax import Array
 
 from precis.adapters.bound import Bound, fold_name, no_key, require_same_structure
+from precis.adapters.nnx_state import State, attach, fill, join, map_state, plain
+from precis.policy import Policy, PolicyRules
 from precis.types import PyTree
-
-State: TypeAlias = nnx.State[Any, Any]
+from precis.walk import autocast as walk_autocast
 
 # In the order in which a module is split: a leaf goes to the first filter that takes it. What is
 # sown during a call is not state, since it is not there before the call.
 FILTERS = (nnx.Param, nnx.RngKey, nnx.RngCount, nnx.Intermediate, ...)
+
+
+Out = TypeVar("Out")
+
+
+def autocast(
+    fn: Callable[..., Out],
+    policy: PolicyRules | Policy | str,
+    *,
+    forward_mode: bool = False,
+    pins: Literal["respect", "override"] = "respect",
+) -> Callable[..., Out]:
+    """`fn(module, *args, **kwargs)` under a policy, for a function that takes an nnx module itself.
+
+    `fn` may call any method, and change the module's statistics and random counts: the module
+    that the caller has is changed as it would be without. It goes inside `nnx.jit`, and inside
+    `nnx.value_and_grad` or `nnx.grad`; rules match the parameters' paths in the module.
+
+    >>> model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    >>> def loss(model, x):
+    ...     return jnp.mean(model(x) ** 2)
+    >>> value, grads = nnx.value_and_grad(autocast(loss, "mixed_bf16"))(model, jnp.ones((4, 3)))
+    >>> value.dtype, grads["kernel"].dtype
+    (dtype('float32'), dtype('float32'))
+
+    Args:
+        fn: Takes a module, or a tuple of them, first; the other arguments are arrays, trees of
+            arrays, and constants.
+        policy: A policy, rules by path, or the text of either.
+        forward_mode: As `precis.autocast`.
+        pins: As `precis.autocast`.
+
+    Raises:
+        TypeError: When called, if the first argument is no module.
+        ValueError: When called, if `fn` changes a parameter.
+    """
+
+    @functools.wraps(fn)
+    def wrapped(module: Any, *args: Any, **kwargs: Any) -> Out:
+        _require_modules(module)
+        graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+        left: list[State] = []
+
+        def pure(params_tree: PyTree, rest_tree: PyTree, *args: Any, **kwargs: Any) -> Any:
+            given = fill(params, params_tree)
+            own = nnx.merge(graphdef, given, fill(rest, rest_tree))
+            out = fn(own, *args, **kwargs)
+            _, same, after = nnx.split(own, nnx.Param, ...)
+            _require_unchanged(plain(same), params_tree)
+            left.append(after)
+            return out, plain(after)
+
+        cast = walk_autocast(pure, policy, state_argnums=1, forward_mode=forward_mode, pins=pins)
+        out, after = cast(plain(params), plain(rest), *args, **kwargs)
+        attach(module, left[-1], after)
+        return out
+
+    return wrapped
+
+
+def _require_modules(module: Any) -> None:
+    nodes: tuple[Any, ...] = module if type(module) is tuple else (module,)
+    for node in nodes:
+        if not isinstance(node, nnx.Module):
+            raise TypeError(
+                "adapters.nnx.autocast takes a function whose first argument is an nnx module, got "
+                f"{type(node).__name__}; for parameters in a tree there is precis.autocast"
+            )
+
+
+def _require_unchanged(after: PyTree, before: PyTree) -> None:
+    flat = zip(jax.tree.leaves_with_path(after), jax.tree.leaves(before), strict=True)
+    changed = [jax.tree_util.keystr(path) for (path, a), b in flat if a is not b]
+    if changed:
+        raise ValueError(
+            f"the function changes the parameter {changed[0]}: what changes in a forward pass is "
+            "state, in an nnx.BatchStat or a Variable of your own"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +137,10 @@ class NnxApply:
         """What the module returns, and its state afterwards; see `Bound`."""
         module = nnx.merge(
             self.train_graphdef if train else self.eval_graphdef,
-            _fill(self.params, params),
+            fill(self.params, params),
             _derive_keys(self.keys, key),
-            _map(_zero, self.counts),
-            _fill(self.state, state),
+            map_state(_zero, self.counts),
+            fill(self.state, state),
         )
         try:
             out = module(*args, **kwargs)
@@ -69,7 +149,7 @@ class NnxApply:
                 raise no_key(self.name) from error
             raise
         *_, left = nnx.state(module, *FILTERS)
-        after = _plain(left)
+        after = plain(left)
         require_same_structure(state, after, self.name)
         return out, after
 
@@ -77,10 +157,10 @@ class NnxApply:
         """A new module with these values, in the mode and with the keys of the one given."""
         return nnx.merge(
             self.graphdef,
-            _fill(self.params, params),
-            _map(_same, self.keys),
-            _map(_same, self.counts),
-            _fill(self.state, state),
+            fill(self.params, params),
+            map_state(_same, self.keys),
+            map_state(_same, self.counts),
+            fill(self.state, state),
         )
 
 
@@ -98,12 +178,12 @@ def bind_nnx(module: nnx.Module) -> Bound:
         graphdef=graphdef,
         train_graphdef=train_graphdef,
         eval_graphdef=eval_graphdef,
-        params=_map(_shape, params),
-        state=_map(_shape, state),
+        params=map_state(_shape, params),
+        state=map_state(_shape, state),
         keys=keys,
         counts=counts,
     )
-    return Bound(_plain(params), _plain(state), apply)
+    return Bound(plain(params), plain(state), apply)
 
 
 def _shape(_: Any, value: Any) -> jax.ShapeDtypeStruct:
@@ -122,65 +202,11 @@ def _derive_keys(keys: State, key: Array | None) -> State:
     """A key of its own for each of the module's generators, from `key` and the generator's path."""
     if key is None:
         # No keys at all: whoever draws from them is told so by jax, and the caller by `no_key`.
-        return _map(lambda _, old: jnp.zeros(old.shape), keys)
+        return map_state(lambda _, old: jnp.zeros(old.shape), keys)
     root = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
     def derive(path: tuple[Any, ...], old: Any) -> Array:
-        mine = fold_name(root, _join(path))
+        mine = fold_name(root, join(path))
         return jax.random.split(mine, old.shape) if old.shape else mine
 
-    return _map(derive, keys)
-
-
-# A leaf of a `State` is a Variable or a bare array, either way a pytree of one array. Put together
-# as such, it is a new Variable, and belongs to the trace that made it.
-
-
-def _plain(state: State) -> PyTree:
-    """The values of `state` in nested dicts with string keys, lists' indices included."""
-    tree: dict[str, Any] = {}
-    for path, leaf in nnx.to_flat_state(state):
-        *parents, last = map(str, path)
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = _value(path, leaf)
-    return tree
-
-
-def _fill(template: State, tree: PyTree) -> State:
-    """`template` with new Variables that hold the values which `tree` has at the same paths."""
-
-    def find(path: tuple[Any, ...], _: Any) -> Any:
-        node = tree
-        for part in path:
-            if not isinstance(node, dict) or str(part) not in node:
-                raise ValueError(f"the module has {_join(path)!r}, the tree that it was given not")
-            node = node[str(part)]
-        return node
-
-    return _map(find, template)
-
-
-def _map(fn: Callable[[tuple[Any, ...], Any], Any], state: State) -> State:
-    """`state` with new Variables that hold `fn(path, value)`."""
-    return nnx.from_flat_state(
-        [
-            (path, jax.tree.unflatten(jax.tree.structure(leaf), [fn(path, _value(path, leaf))]))
-            for path, leaf in nnx.to_flat_state(state)
-        ]
-    )
-
-
-def _value(path: tuple[Any, ...], leaf: Any) -> Any:
-    values = jax.tree.leaves(leaf)
-    if len(values) != 1:
-        raise TypeError(
-            f"{_join(path)!r} holds {len(values)} arrays in one Variable, where one was wanted: "
-            "give each array a Variable of its own"
-        )
-    return values[0]
-
-
-def _join(path: tuple[Any, ...]) -> str:
-    return "/".join(map(str, path))
+    return map_state(derive, keys)
