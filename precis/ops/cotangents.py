@@ -27,7 +27,9 @@ def bring_for(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array:
 
 
 def bring_coded_for(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array | Coded:
-    """`bring_coded` for operand `side` of `op`."""
+    """`bring_coded` for operand `side` of `op`; a ragged dot's groups have scales of their own."""
+    if op.group_sizes is not None:
+        return bring_for(op, x, fmt, side)
     return bring_coded(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side))
 
 
@@ -41,15 +43,18 @@ def cotangent_of(op: MatrixOp, side: int, operands: Sequence[Tagged], g: Tagged)
     wide = wide_dtype(*(x.dtype for x in arrays[:2]))
     shapes = [jax.ShapeDtypeStruct(x.shape, wide) for x in arrays]
 
-    def pull(g: Array, other: Array) -> Array:
+    def pull(g: Array, other: Array, *sizes: Array) -> Array:
+        own = op._replace(group_sizes=sizes[0]) if sizes else op
+
         def push(operand: Array) -> Array:
             pair = (operand, other) if side == 0 else (other, operand)
-            return bind(op, *pair, wide)
+            return bind(own, *pair, wide)
 
         return jax.linear_transpose(push, shapes[side])(g)[0]
 
-    jaxpr = jax.make_jaxpr(pull)(shapes[2], shapes[1 - side])
-    return _evaluate(jaxpr, g, operands[1 - side])
+    sizes = () if op.group_sizes is None else (op.group_sizes,)
+    jaxpr = jax.make_jaxpr(pull)(shapes[2], shapes[1 - side], *sizes)
+    return _evaluate(jaxpr, g, operands[1 - side], *(Tagged(x, None) for x in sizes))
 
 
 def _evaluate(jaxpr: Any, *args: Tagged) -> Array:
@@ -72,7 +77,8 @@ def _evaluate(jaxpr: Any, *args: Tagged) -> Array:
             arrays = [value.array for value in values]
             out = Tagged(eqn.primitive.bind(*arrays, **eqn.params), values[0].format)
         else:
-            op = MatrixOp(eqn.primitive, dict(eqn.params))
+            sizes = values.pop().array if len(values) > 2 else None
+            op = MatrixOp(eqn.primitive, dict(eqn.params), sizes)
             if after is not None and _turns(after, eqn):
                 # Products of layouts that are pinned keep a transpose that XLA would fold away.
                 op, values = _swapped(op), values[::-1]

@@ -12,7 +12,7 @@ them: the gradient is then that of the product of rounded operands, straight thr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -83,27 +83,32 @@ def matrix_op(
         low = bring_for(op, lhs, roles.lhs.format, 0), bring_for(op, rhs, roles.rhs.format, 1)
         return handed_over(product(op, *low))
 
-    def forward(lhs: Array, rhs: Array) -> tuple[Array, tuple[Array | Coded, ...]]:
+    def forward(
+        lhs: Array, rhs: Array, sizes: Array | None
+    ) -> tuple[Array, tuple[Array | Coded | None, ...]]:
+        own = op._replace(group_sizes=sizes)
         formats = roles.lhs.format, roles.rhs.format
-        low = [bring_coded_for(op, x, formats[i], i) for i, x in enumerate((lhs, rhs))]
+        low = [bring_coded_for(own, x, formats[i], i) for i, x in enumerate((lhs, rhs))]
         saved = [x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True)]
-        return handed_over(product(op, *low)), tuple(saved)
+        return handed_over(product(own, *low)), (*saved, sizes)
 
     dtypes = lhs.dtype, rhs.dtype
 
-    def backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    def backward(saved: tuple[Any, ...], cotangent: Array) -> tuple[Array, Array, None]:
+        own = op._replace(group_sizes=saved[2])
+
         def tagged(x: Array, fmt: Format, side: int) -> Tagged:
             waits = anew and is_scaled(fmt)
-            return Tagged(x, fmt) if waits else Tagged(bring_for(op, x, fmt, side), None)
+            return Tagged(x, fmt) if waits else Tagged(bring_for(own, x, fmt, side), None)
 
         operands = [tagged(saved[0], roles.lhs.format, 0), tagged(saved[1], roles.rhs.format, 1)]
         g = tagged(cotangent, roles.grad, 0)
         grads = []
         for side, operand in enumerate((roles.lhs, roles.rhs)):
-            grad = cast_to(cotangent_of(op, side, operands, g), roles.accum)
+            grad = cast_to(cotangent_of(own, side, operands, g), roles.accum)
             grads.append(cast_to(grad, operand.grad).astype(dtypes[side]))
-        return grads[0], grads[1]
+        return grads[0], grads[1], None
 
-    call = jax.custom_vjp(lambda lhs, rhs: forward(lhs, rhs)[0])
+    call = jax.custom_vjp(lambda lhs, rhs, sizes: forward(lhs, rhs, sizes)[0])
     call.defvjp(forward, backward)
-    return call(lhs, rhs)
+    return call(lhs, rhs, op.group_sizes)

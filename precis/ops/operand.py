@@ -46,11 +46,11 @@ def summed_axes(primitive: str, params: dict[str, Any], ndim: int, side: int) ->
 
     A convolution sums over features and window; its blocks run along the features.
     """
-    if primitive == "dot_general":
+    if primitive != "conv_general_dilated":
+        numbers = params.get("dimension_numbers") or params["ragged_dot_dimension_numbers"]
+        numbers = getattr(numbers, "dot_dimension_numbers", numbers)
         # Pairs in the order of the first operand's axes, so that blocks run along memory there.
-        axes = tuple(
-            pair[side] for pair in sorted(zip(*params["dimension_numbers"][0], strict=True))
-        )
+        axes = tuple(pair[side] for pair in sorted(zip(*numbers[0], strict=True)))
         return Summed(axes, axes)
     spec = params["dimension_numbers"][side]
     # Both specs name the other axis first: examples of the activation, outputs of the kernel.

@@ -27,14 +27,21 @@ from precis.ops.operand import Coded, carrier_of
 _MOST_PRODUCTS = 131071
 
 
-MATRIX_OPS = frozenset({"dot_general", "conv_general_dilated"})
+MATRIX_OPS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot_general"})
 
 
 class MatrixOp(NamedTuple):
-    """A bilinear primitive and its parameters: `dot_general` or `conv_general_dilated`."""
+    """A bilinear primitive, its parameters, and what else it takes.
+
+    Attributes:
+        primitive: `dot_general`, `conv_general_dilated` or `ragged_dot_general`.
+        params: As the equation has them.
+        group_sizes: [groups] integers, the third operand of a ragged dot; None for the others.
+    """
 
     primitive: jex_core.Primitive
     params: dict[str, Any]
+    group_sizes: Array | None = None
 
     @property
     def is_dot(self) -> bool:
@@ -83,7 +90,8 @@ def bind(op: MatrixOp, lhs: Array, rhs: Array, accum: Any) -> Array:
     # Without HIGHEST, float32 means bfloat16 on TPU and TF32 on recent GPUs.
     precision = (lax.Precision.HIGHEST,) * 2 if lhs.dtype == accum else None
     params = op.params | {"preferred_element_type": np.dtype(accum), "precision": precision}
-    return op.primitive.bind(lhs, rhs, **params)
+    others = () if op.group_sizes is None else (op.group_sizes,)
+    return op.primitive.bind(lhs, rhs, *others, **params)
 
 
 def _multiply(op: MatrixOp, lhs: Array, rhs: Array) -> Array:

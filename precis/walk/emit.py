@@ -81,8 +81,9 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
         case Cast(out):
             return brought([out])
         case Multiply(roles, site):
-            op = MatrixOp(eqn.primitive, eqn.params)
-            sides = zip(arrays, known, (roles.lhs.format, roles.rhs.format), strict=True)
+            op = MatrixOp(eqn.primitive, eqn.params, *arrays[2:])
+            formats = roles.lhs.format, roles.rhs.format
+            sides = zip(arrays[:2], known[:2], formats, strict=True)
             lhs, rhs = (_operand(*side, forward_mode) for side in sides)
             # The audit finds the op in the compiled program by this name.
             with jax.named_scope(mark_of(site.path)):

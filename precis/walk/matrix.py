@@ -29,6 +29,7 @@ def plan_matrix(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, li
         eqn: The equation.
         values: What is known of its two operands.
     """
+    values = values[:2]  # a ragged dot has the sizes of its groups, too
     joined = join(values)
     declared = format_of(eqn.outvars[0].aval.dtype) or FLOAT32
     if joined.is_neutral and not joined.data:
@@ -98,7 +99,7 @@ def _pinned_roles(eqn: Any, kernels: list[bool], declared: FloatFormat) -> Roles
         fmt = format_of(atom.aval.dtype) or FLOAT32
         return Operand(fmt, fmt, is_weight=is_kernel)
 
-    lhs, rhs = (operand(a, k) for a, k in zip(eqn.invars, kernels, strict=True))
+    lhs, rhs = (operand(a, k) for a, k in zip(eqn.invars[:2], kernels, strict=True))
     wide = format_of(wide_dtype(eqn.outvars[0].aval.dtype)) or FLOAT32
     return Roles(lhs, rhs, wide, declared, declared)
 

@@ -39,7 +39,7 @@ def of_float32(again: Callable[[FloatFormat], Program], policies: PolicyRules) -
         if not isinstance(step.action, Multiply):
             continue
         path = step.action.site.path
-        is_wide = all(format_of(atom.aval.dtype) == FLOAT32 for atom in step.eqn.invars)
+        is_wide = all(format_of(atom.aval.dtype) == FLOAT32 for atom in step.eqn.invars[:2])
         if is_wide and policies.at(path).compute.bits < FLOAT32.bits:
             what = f"stays in f32 with all arguments in {declared}: the model may want that"
             fix = "to keep it, add a rule: '<path>: c=f32'"
