@@ -62,11 +62,11 @@ def of_steps(steps: Iterable[Counted], policies: PolicyRules) -> Iterator[Findin
         name, where = step.eqn.primitive.name, equations.scope_of(step.eqn) or "top level"
         match step.action:
             case Opaque(_, _, flops) if flops:
-                what = f"{name} runs as written, whatever the policy ({flops:,} matrix FLOPs)"
-                yield Finding("opaque", where, what, "write it without custom_vjp")
+                what = f"runs as written, whatever the policy ({flops:,} matrix FLOPs)"
+                yield Finding("opaque", f"{name} at {where}", what, "write it without custom_vjp")
             case Opaque() if name not in equations.KNOWN and not equations.is_opaque_call(step.eqn):
-                what = f"{name} is unknown to the walker, and runs as written"
-                yield Finding("unknown", where, what, "")
+                what = "unknown to the walker, and runs as written"
+                yield Finding("unknown", f"{name} at {where}", what, "")
             case While() if equations.contains(step.eqn, MATRIX_OPS):
                 what = "its number of trips is not known, and counted as one"
                 yield Finding("uncounted", f"{name} at {where}", what, "")

@@ -114,7 +114,9 @@ def test_the_audit_counts_one_trip_and_says_so():
     report = audit(decode, PARAMS, TOKEN, policy="mixed_bf16")
     assert [site.site.path for site in report.sites] == ["step", "head"]
     assert report.flops == 2 * 32 * 32 + 2 * 32 * 64
-    assert "while: its number of trips is not known, and counted as one" in report.notes
+    assert (
+        "while at top level: its number of trips is not known, and counted as one" in report.notes
+    )
 
 
 def test_statistics_leave_a_scan_as_they_were_computed():
