@@ -71,13 +71,8 @@ class PolicyRules:
 
     def rule_at(self, path: str) -> str | None:
         """The pattern of the last rule that matches a path; None if none does."""
-        rank = self.rank(path)
-        return None if rank < 0 else self.rules[rank].pattern
-
-    def rank(self, path: str) -> int:
-        """How far down the last rule stands that matches a path; -1 if none does."""
         matching = _matching(self, path)
-        return matching[-1] if matching else -1
+        return matching[-1].pattern if matching else None
 
     def roles(self) -> list[Role]:
         """The roles of `base`."""
@@ -190,15 +185,14 @@ def _bare(text: str) -> Format:
         ) from None
 
 
-def _matching(rules: PolicyRules, path: str) -> list[int]:
-    """Numbers of the rules that match a path, in order."""
-    return [i for i, rule in enumerate(rules.rules) if matches(rule.pattern, path)]
+def _matching(rules: PolicyRules, path: str) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules.rules if matches(rule.pattern, path))
 
 
 @functools.lru_cache(maxsize=4096)
 def _at(rules: PolicyRules, path: str) -> Policy:
     try:
-        return _with(rules.base, tuple(rules.rules[i] for i in _matching(rules, path)))
+        return _with(rules.base, _matching(rules, path))
     except ValueError as error:
         raise ValueError(f"{rules}: at {path!r}, {error}") from None
 

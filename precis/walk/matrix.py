@@ -61,10 +61,10 @@ def _neutral(
 def _site(rules: Rules, eqn: Any, paths: tuple[str, ...], *, is_named: bool) -> Site:
     """The op named after its parameter, or as one more of the module upstream.
 
-    Of several parameters it is the one that the last rule is about, else the nearest.
+    Of several parameters it is the nearest: no rule changes what an op is called.
     """
     if is_named:
-        path = max(paths, key=rules.policies.rank)
+        path = paths[0]
     else:
         module = paths[0].rpartition("/")[0] if paths else ""
         path = f"{module}/@dot{rules.unnamed[module]}"

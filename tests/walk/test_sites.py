@@ -86,16 +86,13 @@ LORA = {"a": W[:, :2], "b": W[:2], "w": W}
 
 
 @pytest.mark.parametrize(
-    ("rule", "path", "others"),
-    [
-        ("", "w", ("a", "b")),
-        ("; b: c=f16", "b", ("w", "a")),
-        ("; w: c=f16; b: c=f32", "b", ("w", "a")),
-    ],
+    ("rules", "decides"),
+    [("", None), ("; w: c=f16", "w"), ("; w: c=f16; b: c=f32", "w"), ("; b: c=f16", None)],
 )
-def test_of_two_parameters_the_last_rule_says_which(rule, path, others):
-    *_, last = audit(lora, LORA, X, policy=f"mixed_bf16{rule}").sites
-    assert (last.site.path, last.site.others) == (path, others)
+def test_of_two_parameters_the_nearest_decides(rules, decides):
+    *_, last = audit(lora, LORA, X, policy=f"mixed_bf16{rules}").sites
+    assert (last.site.path, last.site.others, last.site.rule) == ("w", ("a", "b"), decides)
+    assert str(last.roles.lhs.format) == ("f16" if decides else "bf16")
 
 
 def two_layers(p, x):
