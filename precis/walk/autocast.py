@@ -197,15 +197,15 @@ def _argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, _Role]) -> Valu
     """What is known of an argument; a path is (args or kwargs, position, *within)."""
     fmt = format_of(leaf.dtype)
     role = roles.get(path[1].idx) if path[0].idx == 0 else None
-    if fmt is None:
-        return Value(Kind.DISCRETE, data=role is None)
     if role is None:
-        return Value(Kind.POLICY, fmt, data=True)
+        return Value(Kind.POLICY if fmt else Kind.DISCRETE, fmt, data=True)
     within = path[2:]
     is_collection = role.is_variables and role.kind is Kind.WEIGHT
     if role.kind is Kind.STATE or (is_collection and within[0].key != "params"):
-        return Value(Kind.STATE, fmt, stored=fmt)
+        return Value(Kind.STATE if fmt else Kind.DISCRETE, fmt, stored=fmt)
     name = param_path(within, in_collections=is_collection)
+    if fmt is None:  # codes of a quantized parameter, or what random numbers are drawn from
+        return Value(Kind.DISCRETE, paths=(name,))
     return Value(Kind.WEIGHT, fmt, paths=(name,), stored=fmt)
 
 

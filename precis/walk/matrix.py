@@ -34,7 +34,7 @@ def plan_matrix(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, li
     declared = format_of(eqn.outvars[0].aval.dtype) or FLOAT32
     if joined.is_neutral and not joined.data:
         return _neutral(rules, eqn, joined, declared)
-    kernels = [value.kind is Kind.WEIGHT and not value.data for value in values]
+    kernels = [value.is_parameter for value in values]
     site = _site(rules, eqn, _paths(values, kernels), is_named=any(kernels))
     policy = rules.policies.at(site.path)
     pin = pin_of(rules, eqn)
@@ -66,8 +66,8 @@ def _site(rules: Rules, eqn: Any, paths: tuple[str, ...], *, is_named: bool) -> 
     if is_named:
         path = paths[0]
     else:
-        module = paths[0].rpartition("/")[0] if paths else ""
-        path = f"{module}/@dot{rules.unnamed[module]}"
+        module = "".join(paths[0].rpartition("/")[:2]) if paths else ""
+        path = f"{module}{rules.unnamed_as}{rules.unnamed[module]}"
         rules.unnamed[module] += 1
     return Site(
         path=path,

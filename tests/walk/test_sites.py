@@ -40,10 +40,34 @@ def test_a_path_follows_the_data(through):
     assert paths(fn, {"a": {"w": W}}, X) == ["a/w"]
 
 
-def test_a_dequantized_weight_has_the_path_of_its_scale():
+def test_a_dequantized_weight_has_the_path_of_its_codes():
     codes = jnp.asarray(W * 10, jnp.int8)
     fn = lambda p, x: x @ (p["codes"].astype(jnp.float32) * p["scale"])  # noqa: E731
-    assert paths(fn, {"codes": codes, "scale": jnp.full(8, 0.1)}, X) == ["scale"]
+    params = {"codes": codes, "scale": jnp.full(8, 0.1)}
+    (site,) = audit(fn, params, X, policy="mixed_bf16; codes: k=e4m3fn").sites
+    assert (site.site.path, site.site.others) == ("codes", ("scale",))
+    assert str(site.roles.rhs.format) == "e4m3fn"
+
+
+@pytest.mark.parametrize(
+    "unpacked",
+    [
+        lambda q: q.astype(jnp.float32) * 0.1,
+        lambda q: jnp.concatenate([q[:4] & 15, q[:4] >> 4]).astype(jnp.float32) - 8,
+    ],
+)
+def test_codes_without_a_scale_of_their_own_are_a_kernel(unpacked):
+    codes = jnp.asarray(np.arange(64).reshape(8, 8), jnp.int8)
+    fn = lambda p, x: x @ unpacked(p["q"])  # noqa: E731
+    (site,) = audit(fn, {"q": codes}, X, policy="mixed_bf16; q: k=e4m3fn").sites
+    assert (site.site.path, str(site.roles.rhs.format)) == ("q", "e4m3fn")
+
+
+def test_random_numbers_have_no_path():
+    def fn(p, x):
+        return (x * jax.random.normal(p["drop"]["rng"], x.shape)) @ x.T
+
+    assert paths(fn, {"drop": {"rng": jax.random.key_data(jax.random.key(0))}}, X) == ["@dot0"]
 
 
 def test_scanned_layers_have_one_path():
@@ -75,7 +99,7 @@ def test_names_do_not_depend_on_how_often_a_loop_is_planned():
         return (h, total + jnp.sum(h @ h.T)), None
 
     fn = lambda p, x: lax.scan(body, (x, 0.0), p["w"])[0]  # noqa: E731
-    assert paths(fn, {"w": jnp.stack([W, W])}, X) == ["w", "/@dot0"]
+    assert paths(fn, {"w": jnp.stack([W, W])}, X) == ["w", "@dot0"]
 
 
 def lora(p, x):
