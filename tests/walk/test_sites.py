@@ -200,6 +200,17 @@ def test_one_rule_for_linen_nnx_and_plain_functions():
             PARAMS,
             "rule 'haed/**' matches nothing: there are body/w, head/w; nearest: 'head/**'",
         ),
+        (  # a number, but nothing is scanned
+            "f32; head/3/*: c=bf16",
+            PARAMS,
+            "rule 'head/3/*' matches nothing: there are body/w, head/w; nearest: 'head/w'",
+        ),
+        (
+            "f32; blocks/3: c=bf16",
+            {"blocks": {"kernel": jnp.stack([W] * 12)}},
+            "rule 'blocks/3' matches nothing: blocks are scanned (blocks/kernel [12, …]); "
+            "nearest: 'blocks/**'",
+        ),
     ],
 )
 def test_a_rule_that_matches_nothing(policy, params, message):
@@ -208,6 +219,13 @@ def test_a_rule_that_matches_nothing(policy, params, message):
 
     with pytest.raises(ValueError, match=re.escape(message)):
         autocast(scanned if "blocks" in params else two_layers, policy)(params, X)
+
+
+def test_of_many_paths_the_likest_are_shown():
+    params = {f"layer_{i}": {"kernel": W} for i in range(9)} | {"unembed": {"kernel": W}}
+    message = r"unembed/kernel and 4 more; nearest: 'unembed/\*'"
+    with pytest.raises(ValueError, match=message):
+        audit(lambda p, x: x @ p["unembed"]["kernel"], params, X, policy="f32; unembd/*: c=bf16")
 
 
 def test_a_training_step_takes_rules():
