@@ -53,7 +53,8 @@ def _reverse(
     there = draft.body(forward.jaxpr, forward.consts, operands)
     saved = [replace(value, fresh=False) for value in there.results[len(results) :]]
     cotangents = [_cotangent(value) for value in results if value.format]
-    back = replace(draft, rules=draft.rules.backward()).body(backward.jaxpr, backward.consts, [*saved, *cotangents])
+    reversed_draft = replace(draft, rules=draft.rules.backward())
+    back = reversed_draft.body(backward.jaxpr, backward.consts, [*saved, *cotangents])
     floats = [value for value in operands if value.format]
     weights = [i for i, value in enumerate(floats) if value.kind is Kind.WEIGHT]
     return (
