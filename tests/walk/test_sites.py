@@ -10,8 +10,11 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from precis.formats import round_to
 from precis.train import make_step, value_and_grad
 from precis.walk import audit, autocast
+
+from .laws import assert_same, compiled
 
 W = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8)), jnp.float32)
 X = jnp.asarray(np.random.default_rng(1).normal(size=(4, 8)), jnp.float32)
@@ -74,7 +77,10 @@ def test_scanned_layers_have_one_path():
     def fn(p, x):
         return lax.scan(lambda h, w: (h @ w, None), x, p["blocks"]["w"])[0]
 
-    assert paths(fn, {"blocks": {"w": jnp.stack([W, W])}}, X) == ["blocks/w"]
+    params = {"blocks": {"w": jnp.stack([W, W])}}
+    (site,) = audit(fn, params, X, policy="mixed_bf16; blocks/*: c=e4m3fn,g=f32").sites
+    assert (site.site.path, site.site.rule, site.trips) == ("blocks/w", "blocks/*", 2)
+    assert [str(site.roles.rhs.format), str(site.roles.grad)] == ["e4m3fn", "f32"]
 
 
 def test_tied_embeddings_carry_both_uses():
@@ -102,6 +108,40 @@ def test_names_do_not_depend_on_how_often_a_loop_is_planned():
     assert paths(fn, {"w": jnp.stack([W, W])}, X) == ["w", "@dot0"]
 
 
+def test_branches_go_on_counting_and_what_follows_goes_on_from_them():
+    def fn(p, x, n):
+        h = x @ p["m"]["w"]
+        once = lambda h: h @ (h.T @ h)  # noqa: E731
+        h = lax.cond(n > 0, once, lambda h: once(once(h)), h)
+        return h @ h.T
+
+    assert paths(fn, {"m": {"w": W}}, X, 1) == ["m/w", *(f"m/@dot{i}" for i in range(7))]
+
+
+@jax.custom_jvp
+def gram(x):
+    return x @ x.T
+
+
+@gram.defjvp
+def _(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return gram(x), dx @ x.T + x @ dx.T
+
+
+def test_the_derivative_of_an_op_obeys_no_rule_for_the_op_after_it():
+    def fn(p, x):
+        y = gram(x @ p["m"]["w"])
+        return y.sum() + lax.stop_gradient(y @ y).sum()
+
+    def gradient(policy):
+        return jax.grad(lambda p: autocast(fn, policy)(p, X))({"m": {"w": W}})["m"]["w"]
+
+    assert paths(fn, {"m": {"w": W}}, X) == ["m/w", "m/@dot0", "m/@dot1"]
+    np.testing.assert_array_equal(gradient("f32; m/@dot1: c=e5m3"), gradient("f32"))
+    assert jnp.any(gradient("f32; m/@*: c=e5m3") != gradient("f32"))
+
+
 def lora(p, x):
     return x @ (p["w"] + p["a"] @ p["b"])
 
@@ -126,12 +166,62 @@ def two_layers(p, x):
 PARAMS = {"body": {"w": W}, "head": {"w": W}}
 
 
+def bf16(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def grid(seed, *shape, least, step):
+    """Numbers of either sign in [least, 2), so few bits that every sum below is exact."""
+    draw = np.random.default_rng(seed)
+    sizes = least + step * draw.integers(0, round((2 - least) / step), shape)
+    return jnp.asarray(sizes * draw.choice([-1, 1], shape), jnp.float32)
+
+
+def relu_layers(p, x):
+    return jax.nn.relu(x @ p["body"]["w"]) @ p["head"]["w"]
+
+
+def by_hand(params, x, *, head):
+    """`relu_layers` and its gradients under mixed_bf16, `head` done to the head's operands."""
+    dot = lambda a, b: lax.dot(a, b, precision="highest")  # noqa: E731
+    body, last = params["body"]["w"], params["head"]["w"]
+    before = bf16(dot(bf16(x), bf16(body)))
+    hidden = jnp.maximum(before, 0)
+    y = bf16(dot(head(hidden), head(last)))
+    g = jnp.ones_like(y)
+    back = bf16(dot(head(g), head(last).T)) * (before > 0).astype(y.dtype)
+    return y, {
+        "body": {"w": dot(bf16(x).T, back)},
+        "head": {"w": dot(head(hidden).T, head(g))},
+    }
+
+
 def test_a_rule_changes_the_numbers_of_its_op_and_no_others():
-    got = jax.jit(autocast(two_layers, "mixed_bf16; head/**: c=f32"))(PARAMS, X)
-    hidden = autocast(lambda p, x: jnp.tanh(x @ p["body"]["w"]), "mixed_bf16")(PARAMS, X)
-    low = hidden.astype(jnp.bfloat16).astype(jnp.float32)
-    want = lax.dot(low, W, precision="highest").astype(jnp.bfloat16).astype(jnp.float32)
-    np.testing.assert_array_equal(got, want)
+    # The head's parameter has nine bits, of which bfloat16 keeps eight.
+    params = {
+        "body": {"w": grid(0, 8, 8, least=0.25, step=0.25)},
+        "head": {"w": grid(1, 8, 8, least=1, step=2**-8)},
+    }
+    x = grid(2, 4, 8, least=0.25, step=0.25)
+
+    def run(policy):
+        y, pull = jax.vjp(lambda p: autocast(relu_layers, policy)(p, x), params)
+        return y, pull(jnp.ones_like(y))[0]
+
+    low, high = (by_hand(params, x, head=head) for head in (bf16, lambda x: x))
+    assert_same(run("mixed_bf16"), low)
+    assert_same(run("mixed_bf16; head/**: c=f32"), high)
+    # The rule shows in what the head computes, forward and backward.
+    assert jnp.any(low[0] != high[0])
+    assert jnp.any(low[1]["body"]["w"] != high[1]["body"]["w"])
+
+
+def test_a_rule_for_an_op_without_a_parameter():
+    fn = lambda p, x: (lambda h: h @ h.T)(x @ p["attn"]["w"])  # noqa: E731
+    got = compiled(autocast(fn, "mixed_bf16; attn/@dot0: c=e5m3"))({"attn": {"w": W}}, X)
+    h = bf16(lax.dot(bf16(X), bf16(W), precision="highest"))
+    coarse = round_to(h, "e5m3")
+    np.testing.assert_array_equal(got, bf16(lax.dot(coarse, coarse.T, precision="highest")))
 
 
 def test_weight_gradients_are_rounded_by_path():
@@ -178,12 +268,14 @@ def test_one_rule_for_linen_nnx_and_plain_functions():
         found = [
             audit(linen.apply, variables, X, policy=policy),
             audit(lambda s, x: nnx.merge(graph, s)(x), nnx.to_pure_dict(state), X, policy=policy),
+            audit(lambda s, x: nnx.merge(graph, s)(x), state, X, policy=policy),
             audit(lambda p, x: two_layers(p, x), PARAMS, X, policy=policy),
         ]
     for report in found:
         body, head = report.sites
         assert (body.site.rule, head.site.rule) == (None, "head/**")
-        assert head.site.path.startswith("head/")
+        assert head.site.path in ("head/kernel", "head/w")
+        assert [str(site.roles.rhs.format) for site in (body, head)] == ["bf16", "e5m7"]
 
 
 @pytest.mark.parametrize(
