@@ -131,8 +131,9 @@ def _as_declared(
         narrow = pin_of(rules, eqn) or rules.policy.activation
         outs, kind = [narrow if fmt else None for fmt in declared], Kind.POLICY
     data = any(value.data for value in values)
+    paths = joined.paths if joined.is_neutral else joined.paths[:1]
     results = [
-        Value(kind, fmt, paths=joined.paths[:1], data=data, stored=joined.stored)
+        Value(kind, fmt, paths=paths, data=data, stored=joined.stored)
         if fmt
         else Value(Kind.DISCRETE, data=data)
         for fmt in outs

@@ -149,6 +149,30 @@ def lora(p, x):
 LORA = {"a": W[:, :2], "b": W[:2], "w": W}
 
 
+@jax.custom_vjp
+def joined(g, v):
+    return g + v
+
+
+joined.defvjp(lambda g, v: (g + v, None), lambda _, ct: (ct, ct))
+
+
+@pytest.mark.parametrize(
+    "both",
+    [
+        lambda g, v, n: g * v / jnp.linalg.norm(v, axis=0),
+        lambda g, v, n: jnp.concatenate([g, v], axis=1),
+        lambda g, v, n: g.at[:2].set(v[:2]),
+        lambda g, v, n: lax.cond(n > 0, lambda: v, lambda: g),
+        lambda g, v, n: joined(g, v),
+    ],
+)
+def test_an_op_names_all_parameters_of_its_operand(both):
+    fn = lambda p, x, n: x @ both(p["g"], p["v"], n)  # noqa: E731
+    *_, last = audit(fn, {"g": W, "v": W}, X, 1, policy="mixed_bf16").sites
+    assert (last.site.path, last.site.others) == ("g", ("v",))
+
+
 @pytest.mark.parametrize(
     ("rules", "decides"),
     [("", None), ("; w: c=f16", "w"), ("; w: c=f16; b: c=f32", "w"), ("; b: c=f16", None)],
