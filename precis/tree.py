@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,6 +26,26 @@ def leaves_with_paths(tree: PyTree) -> list[tuple[str, Any]]:
     return [(path_str(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def has_collections(tree: PyTree) -> bool:
+    """Whether `tree` is linen's variables, of which the collection `params` holds parameters."""
+    return isinstance(tree, Mapping) and "params" in tree
+
+
+def param_path(key_path: tuple[Any, ...], *, in_collections: bool = False) -> str:
+    """The path by which rules know a parameter, the same for linen, nnx and plain trees.
+
+    It has neither the name of linen's collection `params` nor the `value` of an nnx variable.
+
+    Args:
+        key_path: Within the tree of parameters.
+        in_collections: Whether that tree is linen's variables.
+    """
+    if in_collections and _name(key_path[0]) == "params":
+        key_path = key_path[1:]
+    is_boxed = len(key_path) > 1 and key_path[-1] == jax.tree_util.GetAttrKey("value")
+    return path_str(key_path[:-1] if is_boxed else key_path)
+
+
 def is_float(x: Any) -> bool:
     """Whether `x` has a real floating-point dtype (float8 and bfloat16 included)."""
     dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
@@ -35,6 +55,18 @@ def is_float(x: Any) -> bool:
 def map_floats(fn: Callable[[Any], Any], tree: PyTree) -> PyTree:
     """`tree` with `fn` applied to its float leaves; integers, booleans and keys are untouched."""
     return jax.tree.map(lambda leaf: fn(leaf) if is_float(leaf) else leaf, tree)
+
+
+def map_params(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """`tree` with `fn` applied to the path and the value of each float leaf."""
+    in_collections = has_collections(tree)
+
+    def on_leaf(key_path: tuple[Any, ...], leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        return fn(param_path(key_path, in_collections=in_collections), leaf)
+
+    return jax.tree_util.tree_map_with_path(on_leaf, tree)
 
 
 def nbytes(tree: PyTree) -> int:

@@ -14,6 +14,7 @@ def policy(text: tyro.conf.Positional[str]) -> int:
         text: A preset (mixed_bf16), roles (p=f32,c=bf16,o=f32), or one format; then rules by
             path, if any (mixed_bf16; head/**: c=f32).
     """
+    from rich.markup import escape
     from rich.table import Table
 
     from precis.policy import read_policy
@@ -25,7 +26,7 @@ def policy(text: tyro.conf.Positional[str]) -> int:
     for role in resolved.roles():
         table.add_row(*role)
     console = open_console()
-    console.print(f"[bold]{resolved}[/]", highlight=False)
+    console.print(f"[bold]{escape(str(resolved))}[/]", highlight=False)
     console.print(table, highlight=False)
     for rule in resolved.rules:
         console.print(f"at {rule}", highlight=False, markup=False)

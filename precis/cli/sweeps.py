@@ -177,12 +177,16 @@ def _publish(folder: Path, console: Console, *, force: bool) -> None:
 
 
 def _show_plan(plan: Plan) -> int:
+    from rich.markup import escape
+
     from precis.policy import read_policy
 
     console = open_console()
     for arm in plan.arms.values():
         mark = " (baseline)" if arm.name == plan.baseline else ""
-        console.print(f"[bold]{arm.name}[/]{mark} {read_policy(arm.policy)}", highlight=False)
+        console.print(
+            f"[bold]{arm.name}[/]{mark} {escape(str(read_policy(arm.policy)))}", highlight=False
+        )
     for planned in plan.trials:
         console.print(f"  {planned.dir}  {planned.trial.steps} steps", highlight=False)
     console.print(f"{len(plan.trials)} trials; nothing was run")

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from precis.formats import FLOAT32, FloatFormat, Format, parse_float
-from precis.policy import Policy, get_policy
+from precis.policy import Policy, PolicyRules, read_policy
 from precis.walk import autocast
 
 _VALUES = 4096
@@ -42,20 +42,20 @@ class Witness(NamedTuple):
 
 
 def compiled_roundings(
-    policy: Policy | str, compiler_options: Mapping[str, Any] | None = None
+    policy: PolicyRules | Policy | str, compiler_options: Mapping[str, Any] | None = None
 ) -> Witness:
     """Whether this backend, with these options, rounds where `policy` says.
 
     The program is elementwise, forward and backward: sums and products of activations, where
     nothing but the compiler's good will keeps a 16-bit intermediate. (Operands and results of
-    matrix ops are rounded on their bits.) It stands for the policy on this backend, not for one
-    model's program.
+    matrix ops are rounded on their bits, and rules by path are about these alone.) It stands for
+    the policy on this backend, not for one model's program.
 
     Args:
-        policy: A policy or its text.
+        policy: A policy, rules by path, or the text of either.
         compiler_options: As for `jax.jit`.
     """
-    resolved = get_policy(policy)
+    resolved = read_policy(policy).base
     twin = _twin(resolved)
     if twin == resolved:
         return Witness(0, 0)

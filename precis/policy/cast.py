@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from precis.formats import FloatFormat, cast_to, parse_float
 from precis.policy.policy import Policy
 from precis.policy.rules import PolicyRules, read_policy
-from precis.tree import is_float, map_floats, path_str
+from precis.tree import map_floats, map_params
 from precis.types import PyTree
 
 
@@ -48,9 +46,4 @@ def cast_floats(tree: PyTree, fmt: FloatFormat) -> PyTree:
 
 
 def _cast_by_path(tree: PyTree, format_at: Callable[[str], FloatFormat]) -> PyTree:
-    def cast(path: tuple[Any, ...], leaf: Any) -> Any:
-        if not is_float(leaf):
-            return leaf
-        return cast_to(jnp.asarray(leaf), format_at(path_str(path)))
-
-    return jax.tree_util.tree_map_with_path(cast, tree)
+    return map_params(lambda path, x: cast_to(jnp.asarray(x), format_at(path)), tree)

@@ -1,13 +1,16 @@
 """Between a policy and its text.
 
-    rules   = policy { ";" glob ":" ( format | pair { "," pair } ) }
+    rules   = policy { ";" [ pattern ":" ( format | pair { "," pair } ) ] }
+    pattern = a path, in which "*" and "?" stop at "/" and "**" does not; without ":" and ";"
     policy  = preset | format | pair { "," pair }
     pair    = key "=" format
     key     = "p" | "c" | "k" | "x" | "o" | "a" | "g" | "w" | "s" | "r" | "m" | "v"
             | "params" | "compute" | "output" | … (the roles' long names)
 
 The text means in jmp what it means here, as far as jmp has it. `format` is `formats.parse`'s; c, k
-and g, operands of matrix ops, may be scaled, and an integer there has a scale per channel.
+and g, operands of matrix ops, may be scaled, and an integer there has a scale per channel. What
+follows `;` are rules by path, `read_policy`'s to read; a format alone sets c there, and nothing
+is read as a preset.
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ def get_policy(text: Policy | str) -> Policy:
     """
     if isinstance(text, Policy):
         return text
+    if isinstance(text, str) and ";" in text:
+        raise ValueError(f"{text!r} has rules by path, and one policy is wanted; see read_policy")
     return resolve(_given(text))
 
 
@@ -71,7 +76,7 @@ def resolve(given: dict[str, Format]) -> Policy:
 def _given(text: str) -> dict[str, Format]:
     """The roles that `text` names, after presets and bare formats are written out."""
     if not isinstance(text, str):
-        raise TypeError(f"a policy or its text is wanted, got {text!r}")
+        raise TypeError(f"a policy or its text is wanted, got {text} ({type(text).__name__})")
     text = PRESETS.get(text.strip().lower(), text)
     if not re.match(r"\s*\w+\s*=", text):
         fmt = read_bare(text)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from precis.formats import Format
 from precis.policy.grammar import get_policy, read_bare, read_roles, resolve
 from precis.policy.policy import KEYS, Policy, Role
+from precis.policy.presets import PRESETS
 from precis.types import matches
 
 # What a rule may set: formats of one parameter, or of the matrix ops that it flows into.
@@ -60,20 +61,18 @@ class PolicyRules:
     def at(self, path: str) -> Policy:
         """The policy at a path: roles that a rule gives, and those that follow them.
 
-        With `head/**: c=f32`, k and g are f32 there too unless they were given; roles that no
-        rule may set keep the format that they have everywhere.
+        With `head/**: c=f32`, k and g are f32 there too unless they were given, which a role at
+        its default is not; roles that no rule may set keep the format that they have everywhere.
+
+        Raises:
+            ValueError: Several rules match, and their formats cannot work together.
         """
         return _at(self, path) if self.rules else self.base
 
     def rule_at(self, path: str) -> str | None:
         """The pattern of the last rule that matches a path; None if none does."""
-        rank = self.rank(path)
-        return None if rank < 0 else self.rules[rank].pattern
-
-    def rank(self, path: str) -> int:
-        """How far down the last rule stands that matches a path; -1 if none does."""
-        numbered = enumerate(self.rules)
-        return max((i for i, rule in numbered if matches(rule.pattern, path)), default=-1)
+        matching = _matching(self, path)
+        return matching[-1].pattern if matching else None
 
     def roles(self) -> list[Role]:
         """The roles of `base`."""
@@ -93,8 +92,10 @@ class PolicyRules:
         return (self.base, *(_with(self.base, (rule,)) for rule in self.rules))
 
 
-def policy_rules(base: Policy | str, rules: Iterable[tuple[str, str]] = ()) -> PolicyRules:
-    """`base`, with formats of its own for the paths that each pattern matches.
+def policy_rules(
+    base: PolicyRules | Policy | str, rules: Iterable[tuple[str, str]] = ()
+) -> PolicyRules:
+    """`base`, with formats of their own for the paths that each pattern matches.
 
     >>> rules = policy_rules("mixed_bf16", [("head/**", "c=f32"), ("blocks/*/mlp/**", "e4m3fn")])
     >>> print(rules.at("head/kernel").kernel, rules.at("blocks/2/mlp/up").compute)
@@ -103,15 +104,16 @@ def policy_rules(base: Policy | str, rules: Iterable[tuple[str, str]] = ()) -> P
     p=f32,c=bf16,o=f32; head/**: c=f32; blocks/*/mlp/**: c=e4m3fn
 
     Args:
-        base: A policy or its text.
+        base: A policy or its text; rules that it has already come first.
         rules: Pairs of a path pattern and the roles that it sets: `c=f32,k=bf16`, or one format,
-            which then sets c. A rule may set p, c, k, g, a and w.
+            which then sets c alone. A rule may set p, c, k, g, a and w.
 
     Raises:
         ValueError: Bad text, a role that is the same at all paths, or formats that cannot work
             together.
     """
-    made = PolicyRules(get_policy(base), tuple(_rule(*pair) for pair in rules))
+    given = read_policy(base)
+    made = PolicyRules(given.base, (*given.rules, *(_rule(*pair) for pair in rules)))
     for rule in made.rules:
         try:
             _with(made.base, (rule,))
@@ -134,9 +136,11 @@ def read_policy(text: PolicyRules | Policy | str) -> PolicyRules:
     """
     if isinstance(text, PolicyRules):
         return text
-    if isinstance(text, Policy) or not isinstance(text, str):
+    if not isinstance(text, str) or ";" not in text:
         return PolicyRules(get_policy(text))
     base, *rest = text.split(";")
+    if not base.strip():
+        raise ValueError(f"{text!r}: a policy is wanted before the rules, as in 'f32{text}'")
     pairs = []
     for part in filter(str.strip, rest):
         # Colons after the first belong to formats: `e2m1@block16:e4m3fn`.
@@ -148,11 +152,13 @@ def read_policy(text: PolicyRules | Policy | str) -> PolicyRules:
 
 
 def _rule(pattern: str, text: str) -> Rule:
-    pattern = pattern.strip()
+    pattern, text = pattern.strip(), text.strip()
     if not pattern:
-        raise ValueError(f"rule {text!r} has no pattern: 'head/**: {text.strip()}' for example")
+        raise ValueError(f"rule {text!r} has no pattern: 'head/**: {text}' for example")
+    if set(":;") & set(pattern):
+        raise ValueError(f"rule {pattern!r}: a pattern has neither ':' nor ';', which end it")
     try:
-        given = read_roles(text) if "=" in text else {"c": read_bare(text)}
+        given = read_roles(text) if "=" in text.partition("(")[0] else {"c": _bare(text)}
     except ValueError as error:
         raise ValueError(f"rule {pattern!r}: {error}") from None
     for key in given:
@@ -164,9 +170,31 @@ def _rule(pattern: str, text: str) -> Rule:
     return Rule(pattern, tuple((key, given[key]) for key in KEYS if key in given))
 
 
+def _bare(text: str) -> Format:
+    """The format that a rule consists of: as c, whatever preset has the same name."""
+    if not text:
+        raise ValueError("it sets nothing; roles are wanted, as in c=f32")
+    try:
+        return read_bare(text)
+    except ValueError:
+        if text.lower() not in PRESETS:
+            raise
+        raise ValueError(
+            f"{text} is a policy for a whole model ({PRESETS[text.lower()]}); a rule wants the "
+            f"roles that it changes, from {', '.join(_LOCAL)}"
+        ) from None
+
+
+def _matching(rules: PolicyRules, path: str) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules.rules if matches(rule.pattern, path))
+
+
 @functools.lru_cache(maxsize=4096)
 def _at(rules: PolicyRules, path: str) -> Policy:
-    return _with(rules.base, tuple(r for r in rules.rules if matches(r.pattern, path)))
+    try:
+        return _with(rules.base, _matching(rules, path))
+    except ValueError as error:
+        raise ValueError(f"{rules}: at {path!r}, {error}") from None
 
 
 def _with(base: Policy, rules: tuple[Rule, ...]) -> Policy:

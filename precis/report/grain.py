@@ -27,9 +27,12 @@ class Grain(NamedTuple):
 
 
 def grains(trials: Sequence[Trial]) -> dict[str, Grain]:
-    """By key, the grain of every float and integer format of an arm's policy, scaled or not."""
+    """By key, the grain of every float and integer format of an arm's policy, scaled or not.
+
+    A rule's key has its pattern before it.
+    """
     found = {}
-    for role in next((trial.roles for trial in trials if trial.roles), ()):
+    for role in next(((*trial.roles, *trial.rules) for trial in trials if trial.roles), ()):
         fmt = parse(role.format)
         match fmt.grid if isinstance(fmt, Rounded | ScaledFormat) else fmt:
             case FloatFormat() as grid:

@@ -86,6 +86,10 @@ def _trial(folder: Path, entry: Mapping[str, Any]) -> Trial:
         error=status.get("error"),
         fingerprint=status.get("fingerprint"),
         roles=tuple(Role(*map(role.get, Role._fields)) for role in policy.get("roles", ())),
+        rules=tuple(
+            Role(f"{rule['pattern']}: {rule['key']}", rule["role"], rule["format"], "rule")
+            for rule in policy.get("rules", ())
+        ),
         in_force=policy.get("in_force"),
         pinned=policy.get("pinned"),
         notes=tuple(policy.get("notes") or ()),

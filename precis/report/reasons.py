@@ -55,9 +55,12 @@ def first_non_finite(trial: Trial) -> int | None:
 
 
 def formats(trial_rows: Sequence[Trial]) -> dict[str, FloatFormat]:
-    """The float formats of an arm's policy by key; scaled and integer ones are left out."""
+    """The float formats of an arm's policy by key; scaled and integer ones are left out.
+
+    A rule's key has its pattern before it.
+    """
     found = {}
-    for role in next((trial.roles for trial in trial_rows if trial.roles), ()):
+    for role in next(((*t.roles, *t.rules) for t in trial_rows if t.roles), ()):
         try:
             found[role.key] = parse_float(role.format)
         except ValueError:
@@ -116,7 +119,7 @@ def _zero_gradients(row: Row, base: Row) -> str:
         return ""
     text = f"{percent(arm)} of all gradient entries are exactly zero (baseline: {percent(plain)})"
     fmts = formats(row.trials)
-    narrow = _narrow({key: fmts[key] for key in ("g", "x", "c", "p") if key in fmts})
+    narrow = _narrow({key: fmt for key, fmt in fmts.items() if key[-1] in "gxcp"})
     if narrow is None:
         return f"{text}."
     key, fmt = narrow
@@ -132,13 +135,14 @@ def _lost_updates(row: Row, base: Row) -> str:
         f"{percent(arm)} of all updates that are not zero leave their parameter as it was "
         f"(baseline: {percent(plain)})"
     )
-    fmt = formats(row.trials).get("p")
-    if fmt is None:
+    stored = {key: fmt for key, fmt in formats(row.trials).items() if key[-1] == "p"}
+    if not stored:
         return f"{text}."
+    key, fmt = max(stored.items(), key=lambda item: item[1].eps)
     # Half the distance to the next value is eps / 2 to eps / 4 of a value, by its place in the
     # binade; what is smaller than the latter rounds away wherever it lands.
     return (
-        f"{text}: `p={fmt}` keeps {fmt.mantissa_bits} mantissa bits, so an update smaller "
+        f"{text}: `{key}={fmt}` keeps {fmt.mantissa_bits} mantissa bits, so an update smaller "
         f"than {_part(fmt.eps / 4)} of its parameter rounds away."
     )
 
@@ -169,18 +173,20 @@ def _side(table: TaskTable, row: Row) -> str:
 def _few_bits(row: Row, base: Row, *, explained: bool) -> str:
     """The coarsest of the formats that matrix ops see, where it is coarser than the baseline's."""
     own, plain = grains(row.trials), grains(base.trials)
-    seen = [key for key in ("c", "k", "x", "g") if key in own and key in plain]
+    seen = [key for key in own if key[-1] in "ckxg" and key[-1] in plain]
     if not seen:
         return ""
+    # Of equals the first: c, which the others follow.
+    seen.sort(key=lambda k: (len(k) > 1, "ckxg".find(k[-1])))
     key = max(seen, key=lambda k: own[k].error)
-    grain = own[key]
-    if grain.error <= plain[key].error:
+    grain, theirs = own[key], plain[key[-1]]
+    if grain.error <= theirs.error:
         return ""
     if explained and grain.error < 2.0**-_FEW_MANTISSA_BITS / 2:
         return ""
     return (
         f"`{key}={grain.format}` {grain.has}: each value it rounds is off by up to "
-        f"{_part(grain.error)}{grain.of} (`{plain[key].format}`: {_part(plain[key].error)})."
+        f"{_part(grain.error)}{grain.of} (`{theirs.format}`: {_part(theirs.error)})."
     )
 
 
@@ -195,7 +201,7 @@ def _skipped(row: Row) -> str:
 
 def _narrow(fmts: dict[str, FloatFormat]) -> tuple[str, FloatFormat] | None:
     """The first of the formats that matrix ops see whose range is half precision's or less."""
-    order: Callable[[str], int] = "cxgkpaow".find
+    order: Callable[[str], int] = lambda key: "cxgkpaow".find(key[-1])  # noqa: E731
     for key in sorted((k for k in fmts if order(k) >= 0), key=order):
         if fmts[key].exponent_bits <= _NARROW_EXPONENT:
             return key, fmts[key]

@@ -114,6 +114,7 @@ class Trial:
         error: What it raised, if it failed.
         fingerprint: Of the code that ran it.
         roles: Its policy, resolved.
+        rules: What rules by path set, the key with its pattern: `head/**: c`.
         in_force: Share of matrix FLOPs that run as the policy says; None before the audit.
         pinned: Share that the model pins to another dtype.
         notes: The audit's findings.
@@ -132,6 +133,7 @@ class Trial:
     error: str | None
     fingerprint: str | None
     roles: tuple[Role, ...]
+    rules: tuple[Role, ...]
     in_force: float | None
     pinned: float | None
     notes: tuple[str, ...]

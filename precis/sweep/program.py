@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from precis.doctor import Witness, compiled_roundings
-from precis.policy import cast_to_param, read_policy
+from precis.policy import KEYS, cast_to_param, read_policy
 from precis.sweep.plan import task_path
 from precis.sweep.trial import Trial
 from precis.train.evaluate import make_evaluate
@@ -100,7 +100,7 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
         evaluate=evaluate,
         evaluate_f32=loaded.evaluate_f32,
         audit=audit_task(task, policy, seed=trial.seed),
-        witness=compiled_roundings(policy.base, COMPILER_OPTIONS),
+        witness=compiled_roundings(policy, COMPILER_OPTIONS),
     )
 
 
@@ -150,6 +150,11 @@ def policy_record(program: Program) -> dict[str, Any]:
         "roles": [
             {"key": role.key, "role": role.name, "format": role.format, "reason": role.reason}
             for role in found.policy.roles()
+        ],
+        "rules": [
+            {"pattern": rule.pattern, "key": key, "role": KEYS[key], "format": str(fmt)}
+            for rule in found.policy.rules
+            for key, fmt in rule.formats
         ],
         "in_force": found.in_force if witness.holds else 0.0,
         "witness": {"differing": witness.differing, "compared": witness.compared},

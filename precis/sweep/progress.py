@@ -121,7 +121,7 @@ def _look_at(
         told_before = any(other.is_told and other.arm == mine.arm for other in seen.values())
         mine.is_told = True
         on_start()
-        console.print(f"[bold]▶ {_name(entry)}[/] {record['policy']}", highlight=False)
+        console.print(f"[bold]▶ {_name(entry)}[/] {escape(record['policy'])}", highlight=False)
         if not told_before:
             notes = [f"note: {note}" for note in record["notes"]]
             for line in compact_roles(record) + notes:

@@ -10,7 +10,7 @@ from jax import Array
 
 from precis.formats import FLOAT32, wide_dtype
 from precis.policy import Policy, PolicyRules, read_policy
-from precis.tree import is_float, path_str
+from precis.tree import map_params
 from precis.types import PyTree
 from precis.walk import autocast
 
@@ -59,10 +59,10 @@ def value_and_grad(
 def _widened(params: PyTree, policies: PolicyRules) -> PyTree:
     """The parameters in a dtype that holds the gradients' format as well as their own."""
 
-    def widen(path: tuple[Any, ...], leaf: Any) -> Any:
-        wanted = policies.at(path_str(path)).weight_grad
-        if not is_float(leaf) or wanted.dtype is None or wanted.bits < FLOAT32.bits:
+    def widen(path: str, leaf: Any) -> Any:
+        wanted = policies.at(path).weight_grad
+        if wanted.dtype is None or wanted.bits < FLOAT32.bits:
             return leaf
         return leaf.astype(wide_dtype(leaf.dtype, wanted.dtype))
 
-    return jax.tree_util.tree_map_with_path(widen, params)
+    return map_params(widen, params)

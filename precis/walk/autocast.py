@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from jax import Array
 
 from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
 from precis.policy import Policy, PolicyRules, read_policy
-from precis.tree import path_str
+from precis.tree import has_collections, param_path
 from precis.walk.emit import emit
 from precis.walk.equations import shape_of
 from precis.walk.islands import Pins
@@ -178,7 +178,7 @@ def _roles_of_args(args: tuple[Any, ...], params: Argnums, state: Argnums) -> di
             if not -count <= argnum < count:
                 raise ValueError(f"argument {argnum} is named as {kind.value}, got {count} of them")
             arg = args[argnum]
-            roles[argnum % count] = _Role(kind, isinstance(arg, Mapping) and "params" in arg)
+            roles[argnum % count] = _Role(kind, has_collections(arg))
     return roles
 
 
@@ -197,15 +197,15 @@ def _argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, _Role]) -> Valu
     """What is known of an argument; a path is (args or kwargs, position, *within)."""
     fmt = format_of(leaf.dtype)
     role = roles.get(path[1].idx) if path[0].idx == 0 else None
-    if fmt is None:
-        return Value(Kind.DISCRETE, data=role is None)
     if role is None:
-        return Value(Kind.POLICY, fmt, data=True)
+        return Value(Kind.POLICY if fmt else Kind.DISCRETE, fmt, data=True)
     within = path[2:]
     is_collection = role.is_variables and role.kind is Kind.WEIGHT
     if role.kind is Kind.STATE or (is_collection and within[0].key != "params"):
-        return Value(Kind.STATE, fmt, stored=fmt)
-    name = path_str(within[1:] if is_collection else within)
+        return Value(Kind.STATE if fmt else Kind.DISCRETE, fmt, stored=fmt)
+    name = param_path(within, in_collections=is_collection)
+    if fmt is None:  # codes of a quantized parameter, or what random numbers are drawn from
+        return Value(Kind.DISCRETE, paths=(name,))
     return Value(Kind.WEIGHT, fmt, paths=(name,), stored=fmt)
 
 

@@ -8,6 +8,7 @@ backward pass on that. Each is a program like any other.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,14 +28,18 @@ def plan_custom_jvp(
     """Rule 9: a custom_jvp with a matrix op inside is rebuilt; islands end at its door."""
     operands = [enter(draft.rules.policy, draft.values[slot]) for slot in inputs]
     # The rule calls the function again: its ops keep their names.
-    anew = replace(draft, rules=draft.rules.restarted(draft.rules.unnamed))
+    first_unnamed = Counter(draft.rules.unnamed)
+
+    def anew() -> Draft:
+        return replace(draft, rules=draft.rules.restarted(first_unnamed))
+
     body = draft.body(call.jaxpr, call.consts, operands)
     results = [replace(value, root=0, fresh=False, sources=frozenset()) for value in body.results]
     formats = tuple(value.format for value in results)
     action = CustomJvp(
         primal=body.finish(formats),
-        reverse=functools.cache(lambda: _reverse(anew, eqn, operands, results)),
-        forward=functools.cache(lambda: _forward(anew, eqn, operands, results)),
+        reverse=functools.cache(lambda: _reverse(anew(), eqn, operands, results)),
+        forward=functools.cache(lambda: _forward(anew(), eqn, operands, results)),
         operands=tuple(value.format for value in operands),
         results=formats,
     )
@@ -48,7 +53,8 @@ def _reverse(
     there = draft.body(forward.jaxpr, forward.consts, operands)
     saved = [replace(value, fresh=False) for value in there.results[len(results) :]]
     cotangents = [_cotangent(value) for value in results if value.format]
-    back = draft.body(backward.jaxpr, backward.consts, [*saved, *cotangents])
+    reversed_draft = replace(draft, rules=draft.rules.backward())
+    back = reversed_draft.body(backward.jaxpr, backward.consts, [*saved, *cotangents])
     floats = [value for value in operands if value.format]
     weights = [i for i, value in enumerate(floats) if value.kind is Kind.WEIGHT]
     return (

@@ -54,7 +54,7 @@ def chosen(rules: Rules, values: list[Value], aval: Any, *, by_data: bool) -> Va
     """
     both, declared = join(values), format_of(aval.dtype)
     data = both.data or (by_data and both.kind is not Kind.WEIGHT)
-    both = replace(both, data=data, paths=both.paths[:1])
+    both = replace(both, data=data, paths=both.paths if both.is_neutral else both.paths[:1])
     if declared is None:
         return replace(both, kind=Kind.DISCRETE)
     fmt = _common(values)

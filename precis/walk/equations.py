@@ -40,6 +40,10 @@ MIXED = frozenset(
     "reduce_window_sum scatter scatter-add scatter_add scatter_max scatter_min scatter_mul "
     "select_and_gather_add select_and_scatter_add sort top_k".split()
 )
+# What takes several codes out of one integer.
+UNPACKING = frozenset(
+    "and or not bitcast_convert_type shift_left shift_right_arithmetic shift_right_logical".split()
+)
 KNOWN = LAYOUT | ELEMENTWISE | REDUCTIONS | COLLECTIVES | MIXED
 
 _ALWAYS_OPEN = COLLECTIVES | frozenset(

@@ -28,11 +28,13 @@ class Rules(NamedTuple):
         policies: The policy at each path.
         pins: Whether casts to low precision inside the program are kept or overruled.
         unnamed: How many matrix ops that no parameter reaches each module has had so far.
+        unnamed_as: What such an op is called, before its number.
     """
 
     policies: PolicyRules
     pins: Pins
     unnamed: Counter[str]
+    unnamed_as: str = "@dot"
 
     @property
     def policy(self) -> Policy:
@@ -42,6 +44,10 @@ class Rules(NamedTuple):
     def restarted(self, unnamed: Counter[str]) -> Rules:
         """The same, counting from `unnamed` on: for what is planned a second time."""
         return self._replace(unnamed=Counter(unnamed))
+
+    def backward(self) -> Rules:
+        """The same for a backward pass, whose ops must not be taken for those after it."""
+        return self._replace(unnamed=Counter(), unnamed_as="@grad")
 
 
 def place(rules: Rules, eqn: Any, values: list[Value]) -> tuple[FloatFormat, Value]:

@@ -62,6 +62,12 @@ class Value:
     fresh: bool = False
 
     @property
+    def is_parameter(self) -> bool:
+        """Whether it comes from parameters and constants alone: stored codes are parameters too."""
+        coded = self.kind is Kind.FREE and bool(self.paths)
+        return (coded or self.kind is Kind.WEIGHT) and not self.data
+
+    @property
     def is_neutral(self) -> bool:
         """Whether the policy leaves the value as it is until it meets one that it governs."""
         return self.kind in NEUTRAL

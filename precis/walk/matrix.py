@@ -34,7 +34,7 @@ def plan_matrix(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, li
     declared = format_of(eqn.outvars[0].aval.dtype) or FLOAT32
     if joined.is_neutral and not joined.data:
         return _neutral(rules, eqn, joined, declared)
-    kernels = [value.kind is Kind.WEIGHT and not value.data for value in values]
+    kernels = [value.is_parameter for value in values]
     site = _site(rules, eqn, _paths(values, kernels), is_named=any(kernels))
     policy = rules.policies.at(site.path)
     pin = pin_of(rules, eqn)
@@ -61,13 +61,13 @@ def _neutral(
 def _site(rules: Rules, eqn: Any, paths: tuple[str, ...], *, is_named: bool) -> Site:
     """The op named after its parameter, or as one more of the module upstream.
 
-    Of several parameters it is the one that the last rule is about, else the nearest.
+    Of several parameters it is the nearest: no rule changes what an op is called.
     """
     if is_named:
-        path = max(paths, key=rules.policies.rank)
+        path = paths[0]
     else:
-        module = paths[0].rpartition("/")[0] if paths else ""
-        path = f"{module}/@dot{rules.unnamed[module]}"
+        module = "".join(paths[0].rpartition("/")[:2]) if paths else ""
+        path = f"{module}{rules.unnamed_as}{rules.unnamed[module]}"
         rules.unnamed[module] += 1
     return Site(
         path=path,

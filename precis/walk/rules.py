@@ -66,7 +66,7 @@ def _cast(
 def _layout(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Value]]:
     floats = [value for value in values if value.format]
     if not floats:
-        return Rearrange(None), [_discrete(values)] * len(eqn.outvars)
+        return Rearrange(None), [_discrete(eqn, values)] * len(eqn.outvars)
     if len(eqn.outvars) == len(eqn.invars) > 1:  # optimization_barrier: each passes by itself
         return Rearrange(None), values
     if len(floats) == 1 or all(value == floats[0] for value in floats):
@@ -83,10 +83,11 @@ def _compute(
     data = depends_on_data(eqn, values)
     if not any(declared):
         work = next((fmt for a in eqn.invars if (fmt := format_of(a.aval.dtype))), FLOAT32)
-        return Run(work), [_discrete(values)] * len(eqn.outvars)
+        return Run(work), [_discrete(eqn, values)] * len(eqn.outvars)
     if not floats:
         kind = [Kind.FREE if fmt else Kind.DISCRETE for fmt in declared]
-        out = [Value(k, fmt, data=data) for k, fmt in zip(kind, declared, strict=True)]
+        paths = _discrete(eqn, values).paths
+        out = [Value(k, fmt, paths=paths, data=data) for k, fmt in zip(kind, declared, strict=True)]
         return Run(FLOAT32), out
     work, value = place(rules, eqn, values)
     outs = [
@@ -95,8 +96,12 @@ def _compute(
     return Run(work), outs
 
 
-def _discrete(values: list[Value]) -> Value:
-    return Value(Kind.DISCRETE, data=any(value.data for value in values))
+def _discrete(eqn: Any, values: list[Value]) -> Value:
+    """Integers, with the paths of the parameters whose codes they are, if that is what they are."""
+    data = any(value.data for value in values)
+    is_codes = not data and not any(value.format for value in values)
+    keeps = is_codes and eqn.primitive.name in equations.KNOWN | equations.UNPACKING
+    return Value(Kind.DISCRETE, paths=join(values).paths if keeps else (), data=data)
 
 
 def _opaque(
@@ -126,8 +131,9 @@ def _as_declared(
         narrow = pin_of(rules, eqn) or rules.policy.activation
         outs, kind = [narrow if fmt else None for fmt in declared], Kind.POLICY
     data = any(value.data for value in values)
+    paths = joined.paths if joined.is_neutral else joined.paths[:1]
     results = [
-        Value(kind, fmt, paths=joined.paths[:1], data=data, stored=joined.stored)
+        Value(kind, fmt, paths=paths, data=data, stored=joined.stored)
         if fmt
         else Value(Kind.DISCRETE, data=data)
         for fmt in outs

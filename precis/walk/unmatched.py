@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from precis.policy import PolicyRules
 from precis.types import matches, nearest
-from precis.walk.kinds import Kind, Value
-from precis.walk.program import Multiply, Program, Site, bodies
+from precis.walk.kinds import Value
+from precis.walk.program import Multiply, Program, Scan, Site, bodies
 
 _SHOWN = 6
 
@@ -33,12 +34,13 @@ def check_matches(
     shapes = {
         value.paths[0]: tuple(aval.shape)
         for value, aval in zip(arguments, avals, strict=True)
-        if value.kind is Kind.WEIGHT
+        if value.paths
     }
     paths = [*shapes, *(site.path for site in sites_of(program))]
     for rule in policies.rules:
         if not any(matches(rule.pattern, path) for path in paths):
-            hint = _scanned(rule.pattern, shapes) or _near(rule.pattern, paths)
+            scanned = {path: shapes[path] for path in _scanned_paths(program) if path in shapes}
+            hint = _scanned(rule.pattern, scanned) or _near(rule.pattern, paths)
             raise ValueError(f"rule {rule.pattern!r} matches nothing: {hint}")
 
 
@@ -51,27 +53,53 @@ def sites_of(program: Program) -> Iterator[Site]:
             yield from sites_of(body)
 
 
+def _scanned_paths(program: Program) -> Iterator[str]:
+    """Parameters of which a loop takes one row after the other."""
+    for step in program.steps:
+        if isinstance(step.action, Scan):
+            for slot in step.inputs[step.action.num_consts + step.action.num_carry :]:
+                yield from program.values[slot].paths
+        for body in bodies(step.action):
+            yield from _scanned_paths(body)
+
+
 def _scanned(pattern: str, shapes: dict[str, tuple[int, ...]]) -> str:
-    """What to say where a layer's number is no part of its path, since a scan runs all of them."""
-    whole = re.sub(r"/(\d+|\*)(?=/)|/\d+$", "", pattern)
-    found = next((path for path in shapes if matches(whole, path)), None)
-    if whole == pattern or found is None:
+    """What to say where a layer's number is no part of its path, since a scan runs all of them.
+
+    Args:
+        pattern: What matches nothing.
+        shapes: Of the parameters that are scanned, by path.
+    """
+    numbered = re.fullmatch(r"(.+?)/(?:\d+|\*)((?:/.*)?)", pattern)
+    if numbered is None:
         return ""
-    module, shape = pattern.split("/")[0], shapes[found]
+    module, rest = numbered.groups()
+    whole = module + (rest or "/**")
+    found = next((path for path in shapes if matches(whole, path)), None)
+    if found is None:
+        return ""
+    shape = shapes[found]
     more = "…" if len(shape) > 1 else ""
     return f"{module} are scanned ({found} [{shape[0]}, {more}]); nearest: {whole!r}"
 
 
 def _near(pattern: str, paths: list[str]) -> str:
     unique = list(dict.fromkeys(paths))
+    if not unique:
+        return "there are no parameters and no matrix ops"
+    close = set(sorted(unique, key=lambda path: _unlikeness(pattern, path))[:_SHOWN])
     more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
-    there = f"there are {', '.join(unique[:_SHOWN])}{more}"
+    there = f"there are {', '.join(path for path in unique if path in close)}{more}"
     if "/" in pattern and (prefix := nearest(pattern.split("/")[0], _modules(unique))):
-        close = "/".join([prefix, *pattern.split("/")[1:]])
-        if any(matches(close, path) for path in unique):
-            return f"{there}; nearest: {close!r}"
-    close = nearest(pattern, unique)
-    return f"{there}; nearest: {close!r}" if close else there
+        mended = "/".join([prefix, *pattern.split("/")[1:]])
+        if any(matches(mended, path) for path in unique):
+            return f"{there}; nearest: {mended!r}"
+    best = nearest(pattern, unique)
+    return f"{there}; nearest: {best!r}" if best else there
+
+
+def _unlikeness(pattern: str, path: str) -> float:
+    return -difflib.SequenceMatcher(None, pattern, path).ratio()
 
 
 def _modules(paths: list[str]) -> list[str]:

@@ -1,5 +1,9 @@
 """Policies by path: their text, which rule wins, and what is refused."""
 
+import re
+from dataclasses import dataclass
+
+import jax
 import jax.numpy as jnp
 import pytest
 from hypothesis import given
@@ -78,12 +82,45 @@ def test_patterns(pattern, path, is_match):
         ("f32; : c=f32", "has no pattern"),
         ("f32; head/**: c=bf61", "rule 'head/**': .*bf61"),
         ("f32; head/**: q=f32", "rule 'head/**': .*no role is called 'q'"),
-        ("f32; head/**: mixed_bf16", "rule 'head/**': "),
+        ("f32; head/**: mixed_bf16", "mixed_bf16 is a policy for a whole model (p=f32,c=bf16"),
+        ("f32; head/**:", "rule 'head/**': it sets nothing; roles are wanted, as in c=f32"),
+        ("; head/**: c=f32", "a policy is wanted before the rules, as in 'f32; head/**: c=f32'"),
     ],
 )
 def test_clear_errors(text, message):
-    with pytest.raises(ValueError, match=message.replace("*", r"\*").replace(r".\*", ".*")):
+    with pytest.raises(ValueError, match=re.escape(message).replace(r"\.\*", ".*")):
         read_policy(text)
+
+
+@pytest.mark.parametrize("pattern", ["a;b", "a:b"])
+def test_patterns_that_would_not_come_back_from_text(pattern):
+    with pytest.raises(ValueError, match="neither ':' nor ';'"):
+        policy_rules("f32", [(pattern, "c=bf16")])
+
+
+def test_what_only_rules_together_make_wrong_names_the_path():
+    rules = read_policy("f32; **: p=f64; head/**: c=int8")
+    with pytest.raises(ValueError, match=r"at 'head/w', c=int8: .* p=f64 is wider"):
+        rules.at("head/w")
+
+
+def test_one_policy_is_not_rules():
+    with pytest.raises(ValueError, match="has rules by path, and one policy is wanted"):
+        get_policy("f32; head/**: c=bf16")
+
+
+def test_rules_on_rules():
+    more = policy_rules("f32; **: c=bf16", [("head/**", "e4m3fn(overflow=saturate)")])
+    assert str(more) == "p=f32,c=f32,o=f32; **: c=bf16; head/**: c=e4m3fn(overflow=saturate)"
+    assert read_policy(str(more)) == more
+
+
+def test_what_was_given_stays_and_what_followed_follows():
+    kept = read_policy("c=bf16,k=f16; head/**: c=f32").at("head/w")
+    assert (str(kept.kernel), str(kept.grad)) == ("f16", "f32")
+    # A policy does not remember that it was given a default, or equal policies would differ.
+    followed = read_policy("c=bf16,k=bf16; head/**: c=f32").at("head/w")
+    assert str(followed.kernel) == "f32"
 
 
 def test_what_rules_bring_counts_for_the_whole():
@@ -92,6 +129,22 @@ def test_what_rules_bring_counts_for_the_whole():
     assert not plain.is_emulated
     assert read_policy("mixed_bf16; head/**: c=f16").needs_loss_scaling
     assert read_policy("mixed_bf16; head/**: k=e4m3fn").is_emulated
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Box:
+    """A leaf with a name around it, as nnx's variables and linen's boxes are."""
+
+    value: jax.Array
+
+
+def test_a_parameter_has_one_path_in_every_library():
+    two = {"body": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(2)}}
+    for tree in (two, {"params": two, "stats": jnp.ones(2)}, jax.tree.map(Box, two)):
+        leaves = jax.tree_util.tree_leaves_with_path(cast_to_param("f32; head/w: p=bf16", tree))
+        (low,) = (jax.tree_util.keystr(path) for path, x in leaves if x.dtype == jnp.bfloat16)
+        assert "head" in low
 
 
 def test_storage_by_path():

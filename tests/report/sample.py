@@ -46,6 +46,7 @@ class Made:
     diverges: dict[int, int] = field(default_factory=dict)
     states: dict[int, str] = field(default_factory=dict)
     recipe: dict[str, object] = field(default_factory=dict)
+    rules: tuple[tuple[str, str, str], ...] = ()
 
 
 BF16 = dict.fromkeys("ckxg", "bf16")
@@ -231,6 +232,10 @@ def policy_entry(made: Made) -> dict:
     return {
         "policy": arm_entry(made)["policy"],
         "roles": roles,
+        "rules": [
+            {"pattern": pattern, "key": key, "role": ROLES[key], "format": fmt}
+            for pattern, key, fmt in made.rules
+        ],
         "in_force": made.in_force,
         "pinned": 1 - made.in_force,
         "matrix_flops": 123456789,

@@ -87,3 +87,12 @@ def test_what_scaled_formats_cost(sample, tmp_path, policy, said):
     folder = sample.write_store(tmp_path / "runs", arms=(*sample.ARMS[:2], made))
     ((_, texts),) = summarize(load(folder)).sections[0].findings
     assert said in " ".join(texts)
+
+
+def test_a_rule_is_blamed_by_its_pattern(sample, tmp_path):
+    rules = (("head/**", "c", "e5m3"), ("body/**", "p", "bf16"))
+    made = sample.Made("ruled", "f32; …", sample.BF16, harm=0.2, update_lost=0.4, rules=rules)
+    folder = sample.write_store(tmp_path / "runs", arms=(*sample.ARMS[:2], made))
+    ((_, texts),) = summarize(load(folder)).sections[0].findings
+    assert "`head/**: c=e5m3` keeps 3 mantissa bits" in " ".join(texts)
+    assert "`body/**: p=bf16` keeps 7 mantissa bits" in " ".join(texts)

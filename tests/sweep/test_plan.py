@@ -92,3 +92,9 @@ def test_paths_count_from_the_sweep_files_folder(tmp_path):
     assert before.task == "mine"
     (tmp_path / "mine.py").write_text("def task(): ...  # changed")
     assert make_plan(sweep, root=tmp_path).trials[0].digest != before.digest
+
+
+def test_a_grid_over_a_role_keeps_the_rules(tmp_path):
+    ruled = ArmSpec(name="ruled", policy="mixed_bf16; head/**: c=f32")
+    plan = make_plan(replace(SWEEP, arm=(ruled,), grid={"policy.s": ("bf16",)}), root=tmp_path)
+    assert plan.trials[0].trial.policy == "p=f32,c=bf16,s=bf16,o=f32; head/**: c=f32"

@@ -144,3 +144,16 @@ def test_an_ulp_is_one_step_of_the_dtype(dtype):
     assert set(steps.tolist()) == {-2, 2}
     again = moved_by_ulps({"w": jnp.asarray(start)}, 2, seed=0)["w"]
     assert np.asarray(again).tobytes() == moved.tobytes()
+
+
+def test_an_arm_with_rules_and_one_whose_rule_matches_nothing(tmp_path, line):
+    arms = ("f32", "f32; w: c=bf16", "f32; q/**: c=bf16")
+    outcome, trials, said = run(tmp_path / "s", line.parent, arms=arms, seeds=(0,), steps=5)
+    plain, ruled, broken = (trials[arm, 0] for arm in arms)
+    assert (outcome.done, outcome.failed) == (2, (broken.name,))
+    assert "rule 'q/**' matches nothing: there are b, w" in read(broken, "status.json")["error"]
+    record, text = read(ruled, "policy.json"), "p=f32,c=f32,o=f32; w: c=bf16"
+    assert record["policy"] == read(ruled, "config.json")["policy"] == text
+    assert record["rules"] == [{"pattern": "w", "key": "c", "role": "compute", "format": "bf16"}]
+    assert rows(plain)[0]["loss"] != rows(ruled)[0]["loss"]
+    assert text in said.getvalue()
