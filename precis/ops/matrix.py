@@ -12,14 +12,17 @@ them: the gradient is then that of the product of rounded operands, straight thr
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
+from jax.extend import core as jex_core
 
 from precis.formats import FloatFormat, Format, cast_to
 from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_of
-from precis.ops.operand import Coded, is_scaled
+from precis.ops.operand import is_scaled
 from precis.ops.product import MatrixOp, product
 
 
@@ -55,6 +58,14 @@ class Roles(NamedTuple):
     grad: Format
 
 
+class _Saved(NamedTuple):
+    """What the backward pass needs: parameters as stored, the rest as it was multiplied."""
+
+    lhs: Any
+    rhs: Any
+    sizes: Array | None
+
+
 def matrix_op(
     op: MatrixOp, lhs: Array, rhs: Array, *, roles: Roles, forward_mode: bool = False
 ) -> Array:
@@ -73,42 +84,71 @@ def matrix_op(
         forward_mode: Leave out the custom rule, so that `jax.jvp` works. The gradients are then
             JAX's own, and `grad` in roles and operands has no effect.
     """
-    anew = is_scaled(roles.grad)
-    keeps = [o.is_weight or is_scaled(o.format) for o in (roles.lhs, roles.rhs)]
-
-    def handed_over(out: Array) -> Array:
-        return cast_to(cast_to(out, roles.accum), roles.out)
-
-    if forward_mode:
-        low = bring_for(op, lhs, roles.lhs.format, 0), bring_for(op, rhs, roles.rhs.format, 1)
-        return handed_over(product(op, *low))
-
-    def forward(
-        lhs: Array, rhs: Array, sizes: Array | None
-    ) -> tuple[Array, tuple[Array | Coded | None, ...]]:
-        own = op._replace(group_sizes=sizes)
-        formats = roles.lhs.format, roles.rhs.format
-        low = [bring_coded_for(own, x, formats[i], i) for i, x in enumerate((lhs, rhs))]
-        saved = [x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True)]
-        return handed_over(product(own, *low)), (*saved, sizes)
-
     dtypes = lhs.dtype, rhs.dtype
+    key = _Key(op.primitive, tuple(sorted(op.params.items())), roles, dtypes)
+    run = _forward_mode if forward_mode else _product
+    try:
+        hash(key)
+    except TypeError:  # a parameter of some future primitive; tracing is slower without a key
+        return run.__wrapped__(lhs, rhs, op.group_sizes, key)
+    return run(lhs, rhs, op.group_sizes, key)
 
-    def backward(saved: tuple[Any, ...], cotangent: Array) -> tuple[Array, Array, None]:
-        own = op._replace(group_sizes=saved[2])
 
-        def tagged(x: Array, fmt: Format, side: int) -> Tagged:
-            waits = anew and is_scaled(fmt)
-            return Tagged(x, fmt) if waits else Tagged(bring_for(own, x, fmt, side), None)
+class _Key(NamedTuple):
+    """What a product is but for its arrays: those of equal layers are traced once."""
 
-        operands = [tagged(saved[0], roles.lhs.format, 0), tagged(saved[1], roles.rhs.format, 1)]
-        g = tagged(cotangent, roles.grad, 0)
-        grads = []
-        for side, operand in enumerate((roles.lhs, roles.rhs)):
-            grad = cast_to(cotangent_of(own, side, operands, g), roles.accum)
-            grads.append(cast_to(grad, operand.grad).astype(dtypes[side]))
-        return grads[0], grads[1], None
+    primitive: jex_core.Primitive
+    params: tuple[tuple[str, Any], ...]
+    roles: Roles
+    dtypes: tuple[np.dtype, np.dtype]
 
-    call = jax.custom_vjp(lambda lhs, rhs, sizes: forward(lhs, rhs, sizes)[0])
-    call.defvjp(forward, backward)
-    return call(lhs, rhs, op.group_sizes)
+    def op(self, sizes: Array | None) -> MatrixOp:
+        return MatrixOp(self.primitive, dict(self.params), sizes)
+
+    def handed_over(self, out: Array) -> Array:
+        return cast_to(cast_to(out, self.roles.accum), self.roles.out)
+
+
+_cached = functools.partial(jax.jit, static_argnums=3, inline=True)
+
+
+@_cached
+def _forward_mode(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> Array:
+    op, roles = key.op(sizes), key.roles
+    low = bring_for(op, lhs, roles.lhs.format, 0), bring_for(op, rhs, roles.rhs.format, 1)
+    return key.handed_over(product(op, *low))
+
+
+@_cached
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _product(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> Array:
+    return _forward(lhs, rhs, sizes, key)[0]
+
+
+def _forward(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> tuple[Array, _Saved]:
+    op, formats = key.op(sizes), (key.roles.lhs.format, key.roles.rhs.format)
+    low = [bring_coded_for(op, x, formats[i], i) for i, x in enumerate((lhs, rhs))]
+    keeps = [o.is_weight or is_scaled(o.format) for o in (key.roles.lhs, key.roles.rhs)]
+    saved = [x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True)]
+    return key.handed_over(product(op, *low)), _Saved(*saved, sizes)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _backward(key: _Key, saved: _Saved, cotangent: Array) -> tuple[Array, Array, None]:
+    op, roles = key.op(saved.sizes), key.roles
+
+    def tagged(x: Array, fmt: Format, side: int) -> Tagged:
+        waits = is_scaled(roles.grad) and is_scaled(fmt)
+        return Tagged(x, fmt) if waits else Tagged(bring_for(op, x, fmt, side), None)
+
+    operands = [tagged(saved.lhs, roles.lhs.format, 0), tagged(saved.rhs, roles.rhs.format, 1)]
+    g = tagged(cotangent, roles.grad, 0)
+
+    def grad(side: int, operand: Operand) -> Array:
+        own = cast_to(cotangent_of(op, side, operands, g), roles.accum)
+        return cast_to(own, operand.grad).astype(key.dtypes[side])
+
+    return grad(0, roles.lhs), grad(1, roles.rhs), None
+
+
+_product.__wrapped__.defvjp(_forward, _backward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -102,6 +103,7 @@ def carried(before: Value, after: Value) -> Value:
     return replace(both, sources=frozenset())
 
 
+@functools.lru_cache(maxsize=64)
 def format_of(dtype: np.dtype) -> FloatFormat | None:
     """The native format of a float dtype, float32 for a float8; None if it is not a float."""
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -260,6 +260,7 @@ def holds_a_product(module, library):
     return any(word in source for word in ("dot_general", "conv_general", "einsum", "self.kernel"))
 
 
+@pytest.mark.nightly
 def test_no_layer_is_left_out():
     """What flax exports with a product in it is in the list above."""
     known = {
