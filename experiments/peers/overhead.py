@@ -29,7 +29,7 @@ Loss = Callable[[Any, Array], Array]
 Dot = Callable[[Array, Array], Array]
 
 
-def parameters(layers: int) -> dict[str, Array]:
+def parameters(layers: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a stack of layers."""
     square = jax.ShapeDtypeStruct((layers, WIDTH, WIDTH), jnp.float32)
     vector = jax.ShapeDtypeStruct((layers, WIDTH), jnp.float32)
