@@ -111,7 +111,7 @@ def tracing(x: Any) -> None:
     ):
         for what, of in (("forward", lambda f: f), ("gradient", jax.grad)):
             params = parameters(layers)
-            pairs = []
+            pairs: list[tuple[float, float]] = []
             for turn in range(ROUNDS + 1):
                 # Functions are new each time, or JAX would know them.
                 fn, ours = plain(scanned=scanned), plain(scanned=scanned)
@@ -146,10 +146,11 @@ def programs(x: Any) -> None:
         hlo = compiled.as_text() or ""
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         accessed = (cost or {}).get("bytes accessed", float("nan"))
+        temporaries = memory.temp_size_in_bytes if memory else float("nan")
         copy = "yes" if f"bf16[24,{WIDTH},{WIDTH}]" in hlo else "no"
         print(
             f"| {name} | {text.count('stablehlo.dot_general')} | {text.count('stablehlo.convert')} "
-            f"| {accessed / 1e6:.1f} MB | {memory.temp_size_in_bytes / 2**20:.1f} MiB | {copy} |"
+            f"| {accessed / 1e6:.1f} MB | {temporaries / 2**20:.1f} MiB | {copy} |"
         )
 
 

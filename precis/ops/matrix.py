@@ -86,11 +86,7 @@ def matrix_op(
     """
     dtypes = lhs.dtype, rhs.dtype
     key = _Key(op.primitive, tuple(sorted(op.params.items())), roles, dtypes)
-    run = _forward_mode if forward_mode else _product
-    try:
-        hash(key)
-    except TypeError:  # a parameter of some future primitive; tracing is slower without a key
-        return run.__wrapped__(lhs, rhs, op.group_sizes, key)
+    run = _plain_once if forward_mode else _product_once
     return run(lhs, rhs, op.group_sizes, key)
 
 
@@ -109,17 +105,12 @@ class _Key(NamedTuple):
         return cast_to(cast_to(out, self.roles.accum), self.roles.out)
 
 
-_cached = functools.partial(jax.jit, static_argnums=3, inline=True)
-
-
-@_cached
-def _forward_mode(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> Array:
+def _plain(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> Array:
     op, roles = key.op(sizes), key.roles
     low = bring_for(op, lhs, roles.lhs.format, 0), bring_for(op, rhs, roles.rhs.format, 1)
     return key.handed_over(product(op, *low))
 
 
-@_cached
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _product(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> Array:
     return _forward(lhs, rhs, sizes, key)[0]
@@ -129,8 +120,8 @@ def _forward(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> tuple[Ar
     op, formats = key.op(sizes), (key.roles.lhs.format, key.roles.rhs.format)
     low = [bring_coded_for(op, x, formats[i], i) for i, x in enumerate((lhs, rhs))]
     keeps = [o.is_weight or is_scaled(o.format) for o in (key.roles.lhs, key.roles.rhs)]
-    saved = [x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True)]
-    return key.handed_over(product(op, *low)), _Saved(*saved, sizes)
+    left, right = (x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True))
+    return key.handed_over(product(op, *low)), _Saved(left, right, sizes)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
@@ -151,4 +142,8 @@ def _backward(key: _Key, saved: _Saved, cotangent: Array) -> tuple[Array, Array,
     return grad(0, roles.lhs), grad(1, roles.rhs), None
 
 
-_product.__wrapped__.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)
+
+# Layers that are alike are traced once; nothing of it is left in the program.
+_once = functools.partial(jax.jit, static_argnums=3, inline=True)
+_plain_once, _product_once = _once(_plain), _once(_product)

@@ -10,8 +10,9 @@ from precis.formats import FLOAT32, FloatFormat
 from precis.policy import Policy, PolicyRules, read_policy
 from precis.walk import findings as find
 from precis.walk.account import AuditedSite, counted, sites
+from precis.walk.arguments import Argnums
 from precis.walk.audit_record import audit_record
-from precis.walk.autocast import Argnums, trace
+from precis.walk.autocast import trace
 from precis.walk.compiled import Ran, compiled_products
 from precis.walk.findings import Finding
 from precis.walk.islands import Pins

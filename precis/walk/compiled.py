@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from precis.policy import PolicyRules
 from precis.walk.account import AuditedSite, product_text
-from precis.walk.autocast import Argnums, autocast
+from precis.walk.arguments import Argnums
+from precis.walk.autocast import autocast
 from precis.walk.hlo import RanProduct, products_in
 
 _EXACT = {"xla_allow_excess_precision": False}
