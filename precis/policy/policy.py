@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
-from precis.formats import BFLOAT16, FLOAT32, FloatFormat, Format, Rounded
+from precis.formats import (
+    BFLOAT16,
+    FLOAT32,
+    FloatFormat,
+    Format,
+    IntFormat,
+    Rounded,
+    ScaledFormat,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +123,19 @@ class _Known(Protocol):
 
 
 def is_native(fmt: Format) -> bool:
-    """Whether XLA computes in `fmt`; otherwise it is emulated on a wider carrier."""
-    return isinstance(fmt, FloatFormat) and fmt.is_native
+    """Whether XLA computes in `fmt`; otherwise it is emulated on a wider carrier.
+
+    int8 is, if all values that a matrix op sums share a float32 scale.
+    """
+    match fmt:
+        case FloatFormat():
+            return fmt.is_native
+        case IntFormat() | Rounded(grid=IntFormat()):
+            return str(plain(fmt)) == "int8"
+        case ScaledFormat(granularity="tensor" | "channel", scale=None, grid=IntFormat() as grid):
+            return str(grid) == "int8"
+        case _:
+            return False
 
 
 def plain(fmt: Format) -> Format:

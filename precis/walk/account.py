@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from precis.formats import FloatFormat, Format
 from precis.ops import Dtypes, Roles, product_dtypes
+from precis.policy import is_native
 from precis.walk.program import Cond, Multiply, Opaque, Program, Scan, Site, Step, bodies
 
 _SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64"}
@@ -64,22 +64,15 @@ class AuditedSite(NamedTuple):
 
     @property
     def is_native(self) -> bool:
-        """Whether both operands have a dtype of their own, or codes that are one."""
+        """Whether both operands are in a format that XLA computes in."""
         roles = self.roles
-        return all(_has_dtype(operand.format) for operand in (roles.lhs, roles.rhs))
+        return all(is_native(operand.format) for operand in (roles.lhs, roles.rhs))
 
     @property
     def precision(self) -> str:
         """The precision that it asks of the backend."""
         claimed = self.claimed
         return "HIGHEST" if claimed.lhs == claimed.accum else "DEFAULT"
-
-
-def _has_dtype(fmt: Format) -> bool:
-    if isinstance(fmt, FloatFormat):
-        return fmt.is_native
-    claimed = product_dtypes(fmt, fmt)
-    return claimed.lhs == np.int8
 
 
 def product_text(lhs: str, rhs: str, accum: str) -> str:
