@@ -54,10 +54,11 @@ def cotangent_of(op: MatrixOp, side: int, operands: Sequence[Tagged], g: Tagged)
 
     sizes = () if op.group_sizes is None else (op.group_sizes,)
     jaxpr = jax.make_jaxpr(pull)(shapes[2], shapes[1 - side], *sizes)
-    return _evaluate(jaxpr, g, operands[1 - side], *(Tagged(x, None) for x in sizes))
+    others = (Tagged(x, None) for x in sizes)
+    return _evaluate(jaxpr, g, operands[1 - side], *others, is_tf32=op.is_tf32)
 
 
-def _evaluate(jaxpr: Any, *args: Tagged) -> Array:
+def _evaluate(jaxpr: Any, *args: Tagged, is_tf32: bool) -> Array:
     """Runs a straight-line jaxpr on arrays of other dtypes, its matrix ops as products.
 
     Layout ops pass on what an array is still to be brought to, up to the product that sums it.
@@ -78,7 +79,7 @@ def _evaluate(jaxpr: Any, *args: Tagged) -> Array:
             out = Tagged(eqn.primitive.bind(*arrays, **eqn.params), values[0].format)
         else:
             sizes = values.pop().array if len(values) > 2 else None
-            op = MatrixOp(eqn.primitive, dict(eqn.params), sizes)
+            op = MatrixOp(eqn.primitive, dict(eqn.params), sizes, is_tf32)
             if after is not None and _turns(after, eqn):
                 # Products of layouts that are pinned keep a transpose that XLA would fold away.
                 op, values = _swapped(op), values[::-1]

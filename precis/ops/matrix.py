@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex_core
 
-from precis.formats import FloatFormat, Format, cast_to
+from precis.formats import TF32, FloatFormat, Format, cast_to
 from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_of
 from precis.ops.operand import is_scaled
 from precis.ops.product import MatrixOp, product
@@ -99,7 +99,9 @@ class _Key(NamedTuple):
     dtypes: tuple[np.dtype, np.dtype]
 
     def op(self, sizes: Array | None) -> MatrixOp:
-        return MatrixOp(self.primitive, dict(self.params), sizes)
+        formats = (self.roles.lhs.format, self.roles.rhs.format, self.roles.grad)
+        is_tf32 = all(isinstance(fmt, FloatFormat) and fmt.fits_in(TF32) for fmt in formats)
+        return MatrixOp(self.primitive, dict(self.params), sizes, is_tf32)
 
     def handed_over(self, out: Array) -> Array:
         return cast_to(cast_to(out, self.roles.accum), self.roles.out)

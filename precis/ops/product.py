@@ -37,11 +37,13 @@ class MatrixOp(NamedTuple):
         primitive: `dot_general`, `conv_general_dilated` or `ragged_dot_general`.
         params: As the equation has them.
         group_sizes: [groups] integers, the third operand of a ragged dot; None for the others.
+        is_tf32: Whether its operands have no more bits than TF32, so that a GPU may use it.
     """
 
     primitive: jex_core.Primitive
     params: dict[str, Any]
     group_sizes: Array | None = None
+    is_tf32: bool = False
 
     @property
     def is_dot(self) -> bool:
@@ -85,10 +87,16 @@ def product(op: MatrixOp, lhs: Array | Coded, rhs: Array | Coded) -> Array:
     return out
 
 
-def bind(op: MatrixOp, lhs: Array, rhs: Array, accum: Any) -> Array:
-    """`op` itself, summed in `accum`; where operands have that dtype too, in full precision."""
+def bind(
+    op: MatrixOp,
+    lhs: Array,
+    rhs: Array,
+    accum: Any,
+    wide: lax.Precision | None = lax.Precision.HIGHEST,
+) -> Array:
+    """`op` itself, summed in `accum`; where operands have that dtype too, in precision `wide`."""
     # Without HIGHEST, float32 means bfloat16 on TPU and TF32 on recent GPUs.
-    precision = (lax.Precision.HIGHEST,) * 2 if lhs.dtype == accum else None
+    precision = (wide,) * 2 if wide is not None and lhs.dtype == accum else None
     params = op.params | {"preferred_element_type": np.dtype(accum), "precision": precision}
     others = () if op.group_sizes is None else (op.group_sizes,)
     return op.primitive.bind(lhs, rhs, *others, **params)
@@ -110,6 +118,10 @@ def _multiply(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
         # Products of 16-bit operands are exact in float32.
         return widened(lhs, rhs)
 
+    if op.is_tf32 and wide == np.float32 and np.float32 in (left, right):
+        # The default precision is TF32 on GPUs that have it, and float32 on others.
+        default = lambda lhs, rhs: bind(op, lhs.astype(wide), rhs.astype(wide), wide, None)  # noqa: E731
+        return lax.platform_dependent(lhs, rhs, cuda=default, default=widened)
     if lhs.dtype != rhs.dtype or lhs.dtype == wide:
         return widened(lhs, rhs)
     native = lambda lhs, rhs: bind(op, lhs, rhs, wide)  # noqa: E731

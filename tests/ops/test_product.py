@@ -124,3 +124,16 @@ def test_formats_of_few_bits_travel_as_codes():
         "e5m10@channel": "float16",
         "e8m10@tensor": "float32",
     }
+
+
+@pytest.mark.parametrize(("fmt", "asks"), [("tf32", 0), ("f32", 1), ("e8m10", 0), ("e8m11", 1)])
+def test_tf32_is_asked_for_where_a_gpu_may_have_it(fmt, asks):
+    x, w = normal((64, 96), (96, 48))
+    op, own = op_of(lax.dot, x, w), parse(fmt)
+    lhs, rhs = (Operand(own, parse("f32"), is_weight=i == 1) for i in (0, 1))
+    roles = Roles(lhs, rhs, parse("f32"), parse("f32"), own)
+    run = jax.value_and_grad(lambda x, w: matrix_op(op, x, w, roles=roles).sum(), (0, 1))
+    traced = jax.jit(run).trace(x, w)
+    on = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "tpu")}
+    assert on["cuda"].count("precision = [HIGHEST, HIGHEST]") == 3 * asks
+    assert on["tpu"].count("precision = [HIGHEST, HIGHEST]") == 3
