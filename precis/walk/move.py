@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from precis.formats import FLOAT32, FloatFormat, cast_to
 from precis.walk.kinds import Kind, Value
@@ -37,9 +37,9 @@ def move(
     twice = x.dtype == np.float64 and target.bits < FLOAT32.bits
     if isinstance(x, np.ndarray) and target.dtype is not None and not twice:
         return x.astype(target.dtype)
-    x = jnp.asarray(x)
     if current.is_native and target.is_native and not twice:
-        return x.astype(target.dtype)
+        return lax.convert_element_type(x, target.dtype)
+    x = jnp.asarray(x)
     if forward_mode:
         return cast_to(x, target)
     return _rounded_both_ways(x, current, target)
