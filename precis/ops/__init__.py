@@ -1,7 +1,7 @@
 """Matrix ops with a format for every role."""
 
 from precis.ops.matrix import Operand, Roles, matrix_op
-from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, product_dtypes
+from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, backward_dtypes, product_dtypes
 
 __all__ = [
     "MATRIX_OPS",
@@ -9,6 +9,7 @@ __all__ = [
     "MatrixOp",
     "Operand",
     "Roles",
+    "backward_dtypes",
     "matrix_op",
     "product_dtypes",
 ]

@@ -21,7 +21,7 @@ from jax.extend import core as jex_core
 from precis.formats import Format, wide_dtype
 from precis.ops.cpu import HAS_FAST_PRODUCTS, dot_on_cpu
 from precis.ops.epilogue import scaled_result
-from precis.ops.operand import Coded, carrier_of
+from precis.ops.operand import Coded, carrier_of, is_scaled
 
 # Beyond so many products of two int8 codes, 128² each, an int32 may overflow.
 _MOST_PRODUCTS = 131071
@@ -61,7 +61,22 @@ class Dtypes(NamedTuple):
 
 def product_dtypes(lhs: Format, rhs: Format) -> Dtypes:
     """The dtypes of the product of operands in these formats, on a backend that has them all."""
-    left, right = _met(carrier_of(lhs), carrier_of(rhs))
+    return _dtypes(carrier_of(lhs), carrier_of(rhs))
+
+
+def backward_dtypes(grad: Format, other: Format) -> Dtypes:
+    """Likewise of a product of the backward pass: a cotangent in `grad`, and an operand.
+
+    A scaled operand is brought onto its grid anew only if the cotangent is scaled as well; else
+    it comes as the forward product had it, with its scales multiplied in, in float32.
+    """
+    is_multiplied_in = is_scaled(other) and not is_scaled(grad)
+    dtype = np.dtype(np.float32) if is_multiplied_in else carrier_of(other)
+    return _dtypes(carrier_of(grad), dtype)
+
+
+def _dtypes(lhs: np.dtype, rhs: np.dtype) -> Dtypes:
+    left, right = _met(lhs, rhs)
     if left == right == np.int8:
         return Dtypes(left, right, np.dtype(np.int32))
     wide = wide_dtype(left, right)

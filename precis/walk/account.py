@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from precis.ops import Dtypes, Roles, product_dtypes
+from precis.ops import Dtypes, Roles, backward_dtypes, product_dtypes
 from precis.policy import is_native
 from precis.walk.program import Cond, Multiply, Opaque, Program, Scan, Site, Step, bodies
 
@@ -50,6 +50,13 @@ class AuditedSite(NamedTuple):
     def claimed(self) -> Dtypes:
         """The product that it asks the backend for."""
         return product_dtypes(self.roles.lhs.format, self.roles.rhs.format)
+
+    @property
+    def backward(self) -> tuple[str, ...]:
+        """The products that its derivatives ask for, as text: of the one operand, of the other."""
+        grad, operands = self.roles.grad, (self.roles.rhs, self.roles.lhs)
+        asked = (backward_dtypes(grad, operand.format) for operand in operands)
+        return tuple(dict.fromkeys(product_text(*map(str, dtypes)) for dtypes in asked))
 
     @property
     def product(self) -> str:

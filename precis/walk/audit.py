@@ -153,6 +153,7 @@ def audit(
     ran = None
     if compiled:
         options = {"params_argnums": params_argnums, "state_argnums": state_argnums, "pins": pins}
-        ran = compiled_products(fn, args, kwargs, policies, found, **options)
-        findings += find.of_compiled(ran)
+        products = compiled_products(fn, args, kwargs, policies, found, **options)
+        findings += find.of_compiled(products)
+        ran = products.ran
     return Audit(policies, found, opaque, find.merged(findings), ran)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from precis.ops import Operand
 from precis.walk.account import AuditedSite
+from precis.walk.findings import BARE
 
 if TYPE_CHECKING:
     from precis.walk.audit import Audit
@@ -32,7 +33,7 @@ def _site(found: Audit, audited: AuditedSite) -> dict[str, Any]:
     site, roles = audited.site, audited.roles
     ran = (found.ran or {}).get(site.path)
     return {
-        "path": site.path,
+        "path": site.path or BARE,
         "others": list(site.others),
         "op": site.primitive,
         "scope": site.scope,
@@ -50,6 +51,7 @@ def _site(found: Audit, audited: AuditedSite) -> dict[str, Any]:
         "bytes": audited.nbytes,
         "rule": site.rule,
         "reason": "; ".join(_reasons(found, audited)),
+        "backward": list(audited.backward),
         "ran": None if ran is None else {"forward": ran.forward, "backward": ran.backward},
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,18 +23,27 @@ class Ran(NamedTuple):
 
     Attributes:
         claimed: What it asks for in the forward pass.
+        claimed_backward: What its derivatives ask for.
         forward: What ran, and how many such products the program has; empty if none was found.
         backward: Likewise in the backward pass; empty without one.
     """
 
     claimed: tuple[str, ...]
+    claimed_backward: tuple[str, ...]
     forward: dict[str, int]
     backward: dict[str, int]
 
-    @property
-    def as_claimed(self) -> bool:
-        """Whether every product of the forward pass ran as claimed, and at least one was found."""
-        return bool(self.forward) and set(self.forward) <= set(self.claimed)
+
+class Compiled(NamedTuple):
+    """The products of a compiled program.
+
+    Attributes:
+        ran: Those of each path.
+        unnamed: Those that do not say whose they are, as what XLA rewrote need not.
+    """
+
+    ran: dict[str, Ran]
+    unnamed: dict[str, int]
 
 
 def compiled_products(
@@ -46,8 +55,8 @@ def compiled_products(
     *,
     params_argnums: Argnums,
     **options: Any,
-) -> dict[str, Ran]:
-    """For each path, what its products ran in: of the gradient, if `fn` gives a scalar loss.
+) -> Compiled:
+    """What the products of each path ran in: of the gradient, if `fn` gives a scalar loss.
 
     Args:
         fn: The function.
@@ -89,16 +98,19 @@ def _is_loss(out: Any) -> bool:
     return getattr(first, "shape", None) == () and jnp.issubdtype(first.dtype, jnp.floating)
 
 
-def _by_path(products: list[RanProduct], sites: tuple[AuditedSite, ...]) -> dict[str, Ran]:
-    found: dict[str, Ran] = {}
+def _by_path(products: list[RanProduct], sites: tuple[AuditedSite, ...]) -> Compiled:
+    counts: dict[tuple[str | None, bool], Counter[str]] = defaultdict(Counter)
+    for product in products:
+        text = product_text(product.lhs, product.rhs, product.out)
+        counts[product.path, product.path is not None and product.is_backward][text] += 1
+    ran: dict[str, Ran] = {}
     for audited in sites:
         path = audited.site.path
-        claimed = found[path].claimed if path in found else ()
-        claimed = tuple(dict.fromkeys((*claimed, audited.product)))
-        ran: list[Counter[str]] = [Counter(), Counter()]
-        for product in products:
-            if product.path == path:
-                text = product_text(product.lhs, product.rhs, product.out)
-                ran[product.is_backward][text] += 1
-        found[path] = Ran(claimed, dict(ran[0]), dict(ran[1]))
-    return found
+        before = ran.get(path, Ran((), (), {}, {}))
+        ran[path] = Ran(
+            tuple(dict.fromkeys((*before.claimed, audited.product))),
+            tuple(dict.fromkeys((*before.claimed_backward, *audited.backward))),
+            dict(counts[path, False]),
+            dict(counts[path, True]),
+        )
+    return Compiled(ran, dict(counts[None, False]))

@@ -5,6 +5,7 @@ Primitives are matched by name: their objects move between JAX versions, their n
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -187,6 +188,18 @@ def contains(eqn: Any, names: frozenset[str]) -> bool:
         for body in bodies_of(eqn)
         for inner in body.eqns
     )
+
+
+def repeats(eqn: Any) -> int:
+    """How often the equation runs its body, as far as that is known: a scan, a Pallas grid."""
+    match eqn.primitive.name:
+        case "scan":
+            return eqn.params["length"]
+        case "pallas_call":
+            grid = eqn.params["grid_mapping"].grid
+            return prod(size for size in grid if isinstance(size, int))
+        case _:
+            return 1
 
 
 def rebind(eqn: Any, values: list[Any]) -> list[Any]:

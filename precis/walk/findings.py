@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from precis.formats import FLOAT32, FloatFormat
-from precis.ops import MATRIX_OPS
+from precis.ops import MATRIX_OPS, product_dtypes
 from precis.policy import PolicyRules
 from precis.walk import equations
 from precis.walk.account import AuditedSite, Counted
-from precis.walk.compiled import Ran
+from precis.walk.compiled import Compiled
+from precis.walk.flops import kernels_in
 from precis.walk.program import Cast, Cond, Opaque, Program, Run, Step, While
+
+# What a parameter that is an argument of its own is called; its path is empty.
+BARE = "the parameter"
 
 
 class Finding(NamedTuple):
@@ -20,8 +25,8 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: `pinned`, `pins f32`, `opaque`, `unknown`, `mixed operands`, `cast pair`,
-            `redundant cast`, `low-precision sum`, `low-precision island`, `uncounted`,
-            `widened` or `not found`.
+            `redundant cast`, `low-precision sum`, `low-precision island`, `uncounted`; of a
+            compiled program `widened`, `ran otherwise`, `not found` or `unnamed`.
         where: The path of a matrix op, or the scope at which an equation was traced.
         what: What happens there.
         fix: What to do if that is not wanted; "" if there is nothing to do.
@@ -41,19 +46,20 @@ def of_sites(found: Iterable[AuditedSite]) -> Iterator[Finding]:
     for audited in found:
         site, roles = audited.site, audited.roles
         if site.pinned:
-            what = f"computes in {site.pinned}, whatever the policy"
+            what = f"computes in {audited.formats}, whatever the policy"
             yield Finding("pinned", site.path, what, "pins='override', or leave dtype= out")
-        elif len({str(dtype) for dtype in audited.claimed}) == 1 and _is_mixed(audited):
+        if len({str(dtype) for dtype in audited.claimed}) == 1 and _is_mixed(audited):
             what = f"{audited.formats} have no product in common: it runs as {audited.product}"
-            fix = f"give both one format, as in '{site.path}: c={roles.lhs.format}'"
+            one = roles.lhs.format
+            rule = f", as in '{site.path}: c={one},k={one}'" if site.path else ""
+            fix = "cast one of them in the model" if site.pinned else f"give both one format{rule}"
             yield Finding("mixed operands", site.path, what, fix)
 
 
 def _is_mixed(audited: AuditedSite) -> bool:
-    """Whether two narrow operands meet in a product that is wide for both."""
+    """Whether operands meet that have different dtypes."""
     formats = (audited.roles.lhs.format, audited.roles.rhs.format)
-    narrow = [fmt for fmt in formats if fmt.bits < FLOAT32.bits]
-    return len(narrow) == 2 and formats[0] != formats[1]
+    return len({product_dtypes(fmt, fmt).lhs for fmt in formats}) == 2
 
 
 def of_steps(steps: Iterable[Counted], policies: PolicyRules) -> Iterator[Finding]:
@@ -62,8 +68,13 @@ def of_steps(steps: Iterable[Counted], policies: PolicyRules) -> Iterator[Findin
         name, where = step.eqn.primitive.name, equations.scope_of(step.eqn) or "top level"
         match step.action:
             case Opaque(_, _, flops) if flops:
-                what = f"runs as written, whatever the policy ({flops:,} matrix FLOPs)"
+                hidden = equations.contains(step.eqn, frozenset({"while"})) or kernels_in(step.eqn)
+                least = "at least " if hidden else ""
+                what = f"runs as written, whatever the policy ({least}{flops:,} matrix FLOPs)"
                 yield Finding("opaque", f"{name} at {where}", what, "write it without custom_vjp")
+            case Opaque() if kernels := kernels_in(step.eqn):
+                what = f"runs {', '.join(sorted(kernels))} as written; its FLOPs are not known"
+                yield Finding("uncounted", f"{name} at {where}", what, "")
             case Opaque() if name not in equations.KNOWN and not equations.is_opaque_call(step.eqn):
                 what = "unknown to the walker, and runs as written"
                 yield Finding("unknown", f"{name} at {where}", what, "")
@@ -116,17 +127,47 @@ def merged(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     for finding in findings:
         places[finding.kind, finding.what, finding.fix][finding.where] = None
     return tuple(
-        Finding(kind, ", ".join(where), what, fix) for (kind, what, fix), where in places.items()
+        Finding(kind, ", ".join(path or BARE for path in where), what, fix)
+        for (kind, what, fix), where in places.items()
     )
 
 
-def of_compiled(ran: Mapping[str, Ran]) -> Iterator[Finding]:
+def of_compiled(found: Compiled) -> Iterator[Finding]:
     """Findings about products that the compiled program has otherwise than was asked for."""
-    for path, found in ran.items():
-        claimed = " and ".join(found.claimed)
-        if not found.forward:
+    for path, ran in found.ran.items():
+        if not ran.forward:
+            claimed = " and ".join(ran.claimed)
             what = f"claims {claimed}; the compiled program has no product of that name"
-            yield Finding("not found", path, what, "")
-        elif not found.as_claimed:
-            what = f"claimed {claimed}, ran {', '.join(found.forward)}"
-            yield Finding("widened", path, what, "")
+            fix = "it may be unused, folded to a constant, or rewritten by the compiler"
+            yield Finding("not found", path, what, fix)
+        yield from _otherwise(path, ran.claimed, ran.forward, "")
+        if (ran.claimed_backward, set(ran.backward)) != (ran.claimed, set(ran.forward)):
+            yield from _otherwise(path, ran.claimed_backward, ran.backward, " backward")
+    if found.unnamed:
+        ran_in = ", ".join(f"{count} ran {text}" for text, count in found.unnamed.items())
+        what = f"{ran_in}, without the name of a matrix op: whose they are is not known"
+        yield Finding("unnamed", "the compiled program", what, "")
+
+
+def _otherwise(
+    path: str, claimed: Sequence[str], ran: Iterable[str], way: str
+) -> Iterator[Finding]:
+    others = [text for text in ran if text not in claimed]
+    if not others:
+        return
+    what = f"claimed {' and '.join(claimed)}{way}, ran {', '.join(others)}"
+    if min(map(_bits, others)) > max(map(_bits, claimed)):
+        fix = "the same operands, but not as fast: the backend has no such product here"
+        yield Finding("widened", path, what, fix)
+    else:
+        yield Finding("ran otherwise", path, what, "")
+
+
+def _bits(product: str) -> int:
+    """Bits of the narrower operand of a product as text.
+
+    >>> _bits("bf16·f32→f32")
+    16
+    """
+    operands = product.partition("→")[0].split("·")
+    return min(int((re.findall(r"\d+", name) or [0])[0]) for name in operands)

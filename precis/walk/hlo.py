@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _MARK = re.compile(r"precis\[([^\]]*)\]")
+# What a name keeps as it is. XLA cuts names at `@`, and a bracket or quote would end the mark.
+_PLAIN = re.compile(r"[^\w./+\- ]", re.ASCII)
+_CODE = re.compile(r"~([0-9a-f]+)~")
 _NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 # `%dot.3 = f32[4,8]{1,0} dot(%a, %b), …`; older XLA repeats the operands' types.
 _DEFINED = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\w+)\[")
@@ -21,14 +24,15 @@ class RanProduct(NamedTuple):
     """A dot or convolution of a compiled program.
 
     Attributes:
-        path: The site that it belongs to; "" if it belongs to none.
+        path: The site that it belongs to; None if it does not say, as what XLA rewrote need not.
         lhs: Dtype of its first operand, as JAX names it.
         rhs: Of its second.
         out: Of its result.
-        is_backward: Whether it is of a transpose.
+        is_backward: Whether it is of a transpose; a forward product that is computed anew for
+            the backward pass is not.
     """
 
-    path: str
+    path: str | None
     lhs: str
     rhs: str
     out: str
@@ -38,9 +42,10 @@ class RanProduct(NamedTuple):
 def mark_of(path: str) -> str:
     """The scope under which a site's op is emitted, so that it is found again.
 
-    XLA cuts a name at `@`.
+    >>> mark_of("mlp/@dot0")
+    'precis[mlp/~40~dot0]'
     """
-    return f"precis[{path.replace('@', '~')}]"
+    return f"precis[{_PLAIN.sub(lambda found: f'~{ord(found[0]):x}~', path)}]"
 
 
 def products_in(hlo: str) -> Iterator[RanProduct]:
@@ -62,9 +67,9 @@ def products_in(hlo: str) -> Iterator[RanProduct]:
             scope = name[1] if name else ""
             mark = _MARK.search(scope)
             yield RanProduct(
-                mark[1].replace("~", "@") if mark else "",
+                _CODE.sub(lambda code: chr(int(code[1], 16)), mark[1]) if mark else None,
                 *(_HLO_NAMES.get(t, t) for t in (lhs, rhs, defined[2])),
-                is_backward="transpose(" in scope,
+                is_backward="transpose(" in scope.rpartition("rematted_computation")[2],
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from precis.formats import FLOAT32, FloatFormat
 from precis.ops import MATRIX_OPS
 from precis.walk import equations
-from precis.walk.flops import matrix_flops
+from precis.walk.flops import matrix_flops_inside
 from precis.walk.islands import Rules, depends_on_data, pin_of, place
 from precis.walk.kinds import Kind, Value, format_of, join
 from precis.walk.matrix import plan_matrix
@@ -138,12 +137,5 @@ def _as_declared(
         else Value(Kind.DISCRETE, data=data)
         for fmt in outs
     ]
-    flops = 0 if joined.is_neutral else sum(map(matrix_flops, (eqn, *_inner(eqn))))
+    flops = 0 if joined.is_neutral else matrix_flops_inside(eqn)
     return Opaque(operands, tuple(outs), flops), results
-
-
-def _inner(eqn: Any) -> Iterator[Any]:
-    for body in equations.bodies_of(eqn):
-        for inner in body.eqns:
-            yield inner
-            yield from _inner(inner)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
 
 from precis.ops.cpu import HAS_FAST_PRODUCTS
 from precis.train import audit_task, load_task
@@ -125,6 +127,12 @@ CASES = {
         "f32",
     ),
     "mixed operands": (lambda w, x: x @ w, lambda w, x: x @ x.T, "c=f16,k=bf16"),
+    "mixed operands, one of them wide": (lambda w, x: x @ w, lambda w, x: x @ x.T, "c=f32,k=bf16"),
+    "mixed operands in the model": (
+        lambda w, x: lax.dot(x, low(w), preferred_element_type=jnp.float32),
+        lambda w, x: lax.dot(low(x), low(w), preferred_element_type=jnp.float32),
+        "f32",
+    ),
     "opaque": (lambda w, x: fused(x, w), lambda w, x: x @ w, "c=bf16"),
     "uncounted": (
         lambda w, x: lax.while_loop(lambda c: jnp.max(c) < 0, lambda c: c @ w, x),
@@ -137,6 +145,7 @@ CASES = {
 @pytest.mark.parametrize("kind", CASES)
 def test_findings(kind):
     has, has_not, policy = CASES[kind]
+    kind = kind.replace(" in the model", "").partition(",")[0]
     assert kind in kinds(has, W, X, policy=policy)
     assert kind not in kinds(has_not, W, X, policy=policy)
 
@@ -145,6 +154,63 @@ def test_opaque_flops_are_counted():
     report = audit(lambda w, x: fused(jnp.tanh(x @ w), w), W, X, policy="mixed_bf16")
     assert report.in_force == report.opaque == 0.5
     assert report.shares == {"opaque": 0.5, "bf16": 0.5}
+
+
+def opaque(fn):
+    """`fn` with a rule of its own, of which the walker sees nothing but the inside."""
+    call = jax.custom_vjp(fn)
+    call.defvjp(lambda *args: (fn(*args), None), lambda saved, g: (None, None))
+    return call
+
+
+def kernel(x, w, out):
+    out[...] = x[...] @ w[...]
+
+
+def tiled(x, w):
+    rows = pl.BlockSpec((2, 8), lambda i: (i, 0))
+    call = pl.pallas_call(
+        kernel, jax.ShapeDtypeStruct((4, 8), jnp.float32), grid=(2,), interpret=True,
+        in_specs=[rows, pl.BlockSpec((8, 8), lambda i: (0, 0))], out_specs=rows,
+    )  # fmt: skip
+    return call(x, w)
+
+
+INSIDE = {
+    "scan": (lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=5)[0], 5, ""),
+    "cond": (lambda x, w: lax.cond(x.any(), lambda x: x @ w, lambda x: x @ w @ w, x), 2, ""),
+    "while": (lambda x, w: lax.while_loop(jnp.any, lambda c: c @ w, x), 1, "at least "),
+    "pallas": (tiled, 1, ""),
+}  # fmt: skip
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("name", INSIDE)
+def test_opaque_flops_are_counted_by_trips(name):
+    fn, products, least = INSIDE[name]
+    report = audit(lambda w, x: opaque(fn)(x, w), W, X, policy="mixed_bf16")
+    assert report.opaque_flops == products * 2 * 4 * 8 * 8
+    (finding,) = (f for f in report.findings if f.kind == "opaque")
+    assert f"({least}{report.opaque_flops:,} matrix FLOPs)" in finding.what
+
+
+def test_flops_of_fused_attention():
+    batch, heads, length, width = 2, 4, 256, 128
+    q = jax.ShapeDtypeStruct((batch, heads, length, width), jnp.float32)
+    scale = jax.ShapeDtypeStruct((width,), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        report = audit(lambda w, q: flash_attention(q * w, q, q), scale, q, policy="mixed_bf16")
+    assert report.opaque_flops == 2 * (2 * batch * heads * length * length * width)
+    assert report.in_force == 0.0
+
+
+def test_a_kernel_of_unknown_cost_is_named():
+    fn = jax.ffi.ffi_call("anything", jax.ShapeDtypeStruct((4, 8), jnp.float32))
+    report = audit(lambda w, x: opaque(fn)(x, w) @ w, W, X, policy="mixed_bf16")
+    assert report.flops == 2 * 4 * 8 * 8
+    assert report.notes == (
+        "custom_vjp_call at top level: runs ffi_call as written; its FLOPs are not known",
+    )
 
 
 def test_of_branches_the_costliest_counts():
@@ -195,7 +261,7 @@ def test_what_is_not_in_the_program_is_said_to_be_missing():
     # The product's result is not used: XLA drops it.
     report = audit(lambda w, x: x * jnp.where(False, x @ w, 1.0), W, X, policy="mixed_bf16",
                    compiled=True)  # fmt: skip
-    assert [f.where for f in report.findings if f.kind == "not found"] == [""]
+    assert [f.where for f in report.findings if f.kind == "not found"] == ["the parameter"]
 
 
 def test_a_record_is_json():

@@ -1,0 +1,88 @@
+"""What compiled programs ran, against what was asked for, as JAX's own trace has it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from precis.ops.cpu import HAS_FAST_PRODUCTS
+from precis.train import audit_task, load_task
+from precis.walk import audit, autocast, equations
+from precis.walk.account import product_text
+
+PARAMS = {name: jnp.ones((64, 64)) for name in ("a", "b")}
+X = jnp.ones((32, 64))
+
+
+def loss(params, x):
+    return jnp.sum(jnp.tanh(jnp.tanh(x @ params["a"]) @ params["b"]))
+
+
+def asked(jaxpr, outer=""):
+    """(is backward, product, full precision) of each dot of a trace, as any backend but CPU."""
+    for eqn in jaxpr.eqns:
+        scope = outer + equations.scope_of(eqn)
+        if eqn.primitive.name == "dot_general":
+            text = product_text(*(str(v.aval.dtype) for v in (*eqn.invars, *eqn.outvars)))
+            yield "transpose(" in scope, text, "HIGHEST" in str(eqn.params["precision"])
+        platforms = equations.platforms_of(eqn)
+        for i, body in enumerate(equations.bodies_of(eqn)):
+            if platforms is None or platforms[i] is None:
+                yield from asked(body, scope)
+
+
+@pytest.mark.world
+@pytest.mark.parametrize(
+    "policy",
+    ["f32", "mixed_bf16", "mixed_f16", "tf32", "int8", "int8_forward", "fp8_hybrid", "mxfp8",
+     "nvfp4", "c=int4,x=bf16", "c=bf16,k=int8", "c=f16,k=bf16", "c=e4m3fn,g=int8", "c=f32,k=bf16",
+     "c=int8,g=e5m2@tensor", "c=bf16,g=e5m2"],
+)  # fmt: skip
+def test_what_is_claimed_is_what_is_asked_of_the_backend(policy):
+    audited = audit(loss, PARAMS, X, policy=policy).sites
+    jaxpr = jax.make_jaxpr(jax.grad(autocast(loss, policy), (0, 1)))(PARAMS, X)
+    found = set(asked(jaxpr.jaxpr))
+    claimed = {(False, site.product, site.precision == "HIGHEST") for site in audited}
+    assert {item for item in found if not item[0]} == claimed
+    assert {item[1] for item in found if item[0]} == set(audited[0].backward)
+
+
+def ran(fn, params, x, policy="mixed_bf16"):
+    report = audit(fn, params, x, policy=policy, compiled=True)
+    return report.ran, {(f.kind, f.where, f.what) for f in report.findings}
+
+
+@pytest.mark.world
+def test_a_forward_product_computed_anew_is_a_forward_product():
+    found, _ = ran(lambda p, x: jax.checkpoint(loss)(p, x), PARAMS, X)
+    assert sum(found["b"].backward.values()) == 2  # of the activation, of the weight
+    assert sum(found["a"].backward.values()) == 1  # no gradient of the input is asked for
+
+
+@pytest.mark.world
+def test_a_product_without_a_name_is_given_to_nobody():
+    # XLA turns the gradient of a convolution with one image a channel into another one, nameless.
+    def convolved(w, x):
+        return jnp.sum(lax.conv_general_dilated(x, w, (1, 1), "SAME") ** 2)
+
+    w, x = jnp.ones((8, 3, 3, 3)), jnp.ones((2, 3, 16, 16))
+    report = audit(convolved, w, x, policy="f32", compiled=True)
+    assert report.ran[""].forward == {"f32·f32→f32": 1}
+    assert report.ran[""].backward == {}
+    (unnamed,) = (f for f in report.findings if f.kind == "unnamed")
+    assert unnamed.what.startswith("1 ran f32·f32→f32, without the name")
+
+
+@pytest.mark.skipif(not HAS_FAST_PRODUCTS, reason="integer convolutions since jax 0.10")
+def test_a_backward_pass_that_ran_otherwise_is_found_where_the_forward_pass_did_not():
+    # The gradient of a strided convolution's input dilates, and CPU has that for floats alone.
+    with jax.numpy_dtype_promotion("standard"):  # flax relies on it
+        report = audit_task(load_task("digits", "cnn"), "int8", compiled=True)
+    found = report.ran["conv2/kernel"]
+    assert set(found.forward) == {"int8·int8→int32"}
+    (widened,) = (f for f in report.findings if f.where == "conv2/kernel")
+    assert (widened.kind, widened.what.partition(", ran ")[0]) == (
+        "widened",
+        "claimed int8·int8→int32 backward",
+    )
+    assert "f32·f32→f32" in widened.what
