@@ -53,7 +53,9 @@ def test_help_is_quick():
     assert cpu_s < 0.5
 
 
-@pytest.mark.parametrize("command", ["sweep", "run", "status", "report", "policy", "formats"])
+@pytest.mark.parametrize(
+    "command", ["sweep", "run", "status", "report", "policy", "formats", "explain"]
+)
 def test_every_command_explains_itself(command):
     code, output, _ = precis(command, "--help")
     assert code == 0

@@ -26,7 +26,8 @@ def explain(
     model: Annotated[str | None, _arg("MODEL")] = None,
     compiled: bool = False,
     output: Annotated[
-        Literal["terminal", "markdown", "json"], tyro.conf.arg(name="as", metavar="FACE")
+        Literal["terminal", "markdown", "json"],
+        tyro.conf.arg(name="as", metavar="terminal|markdown|json"),
     ] = "terminal",
 ) -> int:
     """Print what a task would run in which format, and why; nothing is trained.
@@ -37,7 +38,7 @@ def explain(
         policy: A policy, and rules by path if any; of a sweep, in place of its arms.
         model: Which of the task's models.
         compiled: Compile the gradient too, and say what each product really ran in.
-        output: terminal, markdown or json.
+        output: How it is printed.
     """
     from precis.report import audit_markdown, print_audit
     from precis.train import audit_task

@@ -36,7 +36,7 @@ def _cells(site: Mapping[str, Any]) -> list[str]:
     return [
         f"`{site['path']}`",
         site["operands"],
-        site["product"] + ("" if site["native"] else ", emulated"),
+        _product(site),
         site["out"],
         site["grad"],
         str(site["trips"]),
@@ -45,6 +45,11 @@ def _cells(site: Mapping[str, Any]) -> list[str]:
         site["reason"],
         ran(site),
     ]
+
+
+def _product(site: Mapping[str, Any]) -> str:
+    full = ["HIGHEST"] if site["precision"] == "HIGHEST" else []
+    return ", ".join([site["product"], *([] if site["native"] else ["emulated"]), *full])
 
 
 def _row(cells: list[str]) -> str:

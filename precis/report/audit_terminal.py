@@ -41,6 +41,7 @@ def _table(record: Mapping[str, Any]) -> Table:
     table.add_column("out")
     table.add_column("×", justify="right")
     table.add_column("FLOPs", justify="right", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
     for site in record["sites"]:
         product = ran(site) if is_compiled else site["product"]
         style = "yellow" if is_compiled and not product.startswith(site["product"]) else ""
@@ -51,5 +52,6 @@ def _table(record: Mapping[str, Any]) -> Table:
             site["out"],
             str(site["trips"]),
             amount(site["flops"]),
+            amount(site["bytes"]),
         )
     return table

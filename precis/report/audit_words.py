@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _LISTED = 3
@@ -43,7 +43,7 @@ def ran(site: Mapping[str, Any]) -> str:
     """What a site's products really ran in, forward; then backward, where that differs."""
     if site["ran"] is None:
         return ""
-    forward, backward = (" ".join(site["ran"][way]) for way in ("forward", "backward"))
+    forward, backward = (" and ".join(site["ran"][way]) for way in ("forward", "backward"))
     if not forward:
         return "not found"
     return forward if backward in ("", forward) else f"{forward}, backward {backward}"
@@ -58,9 +58,22 @@ def listed(paths: Sequence[str], record: Mapping[str, Any]) -> str:
 
 
 def reasons(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Each reason, and the paths of the ops that it decided."""
-    found: dict[str, list[str]] = {}
+    """Each reason, and whatever else has no column, with the paths of the ops that it is true of.
+
+    Ops of one path count as one.
+    """
+    found: dict[str, dict[str, None]] = {}
     for site in record["sites"]:
-        for reason in site["reason"].split("; "):
-            found.setdefault(reason, []).append(site["path"])
-    return found
+        for said in (*site["reason"].split("; "), *_besides(site)):
+            found.setdefault(said, {})[site["path"]] = None
+    return {said: list(paths) for said, paths in found.items()}
+
+
+def _besides(site: Mapping[str, Any]) -> Iterator[str]:
+    if not site["native"]:
+        yield f"emulated, as {site['product']}"
+    if site["precision"] == "HIGHEST":
+        yield "asks for full precision (HIGHEST)"
+    if site["accum"] not in ("f32", "f64"):
+        yield f"leaves its accumulator in {site['accum']}"
+    yield f"backward in {site['grad']}, as {' and '.join(site['backward'])}"

@@ -41,8 +41,10 @@ def test_a_terminal_of_80_columns_holds_it(record):
         "in force for 100.0% of 285 M matrix FLOPs",
         "by operands: bf16 88.2%, f32 11.8%; 10.5 MB carried",
     ]
-    assert re.search(r"head/kernel +f32 +f32·f32→f32 +f32 +1 +33\.6 M", text)
-    assert "rule 'head/**': head/kernel" in text
+    assert re.search(r"head/kernel +f32 +f32·f32→f32 +f32 +1 +33\.6 M +1\.38 M", text)
+    assert "rule 'head/**': head/kernel" in lines
+    assert "asks for full precision (HIGHEST): head/kernel" in lines
+    assert "backward in f32, as f32·f32→f32: head/kernel" in lines
 
 
 def test_the_page_shows_this_very_audit(record, request):
@@ -94,6 +96,16 @@ def test_explain_a_sweep(capsys):
     titles = [record["title"] for record in records]
     assert len(set(titles)) == len(titles) > 5
     assert "digits-mlp, mixed_bf16" in titles
+
+
+def test_explain_a_file_of_ones_own(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    file = Path(__file__).parents[2] / "experiments" / "tasks" / "breast_cancer.py"
+    assert run_command(["explain", str(file), "--policy", "c=e5m2@tensor,x=bf16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "emulated, as bf16·bf16→f32: all matrix ops" in lines
+    assert "backward in e5m2@tensor, as bf16·bf16→f32: all matrix ops" in lines
 
 
 @pytest.mark.parametrize(
