@@ -57,6 +57,12 @@ class Roles(NamedTuple):
     out: FloatFormat
     grad: Format
 
+    @property
+    def is_tf32(self) -> bool:
+        """Whether no operand has more bits than TF32, so that a GPU may multiply in that."""
+        formats = (self.lhs.format, self.rhs.format, self.grad)
+        return all(isinstance(fmt, FloatFormat) and fmt.fits_in(TF32) for fmt in formats)
+
 
 class _Saved(NamedTuple):
     """What the backward pass needs: parameters as stored, the rest as it was multiplied."""
@@ -99,9 +105,7 @@ class _Key(NamedTuple):
     dtypes: tuple[np.dtype, np.dtype]
 
     def op(self, sizes: Array | None) -> MatrixOp:
-        formats = (self.roles.lhs.format, self.roles.rhs.format, self.roles.grad)
-        is_tf32 = all(isinstance(fmt, FloatFormat) and fmt.fits_in(TF32) for fmt in formats)
-        return MatrixOp(self.primitive, dict(self.params), sizes, is_tf32)
+        return MatrixOp(self.primitive, dict(self.params), sizes, self.roles.is_tf32)
 
     def handed_over(self, out: Array) -> Array:
         return cast_to(cast_to(out, self.roles.accum), self.roles.out)

@@ -48,8 +48,8 @@ def _cells(site: Mapping[str, Any]) -> list[str]:
 
 
 def _product(site: Mapping[str, Any]) -> str:
-    full = ["HIGHEST"] if site["precision"] == "HIGHEST" else []
-    return ", ".join([site["product"], *([] if site["native"] else ["emulated"]), *full])
+    asked = [] if site["precision"] == "DEFAULT" else [site["precision"]]
+    return ", ".join([site["product"], *([] if site["native"] else ["emulated"]), *asked])
 
 
 def _row(cells: list[str]) -> str:

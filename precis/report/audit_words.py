@@ -6,6 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _LISTED = 3
+_PRECISIONS = {
+    "HIGHEST": "asks for full precision (HIGHEST)",
+    "TF32": "multiplies in TF32 on GPUs that have it, elsewhere in full precision (HIGHEST)",
+}
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -72,8 +76,8 @@ def reasons(record: Mapping[str, Any]) -> dict[str, list[str]]:
 def _besides(site: Mapping[str, Any]) -> Iterator[str]:
     if not site["native"]:
         yield f"emulated, as {site['product']}"
-    if site["precision"] == "HIGHEST":
-        yield "asks for full precision (HIGHEST)"
+    if site["precision"] in _PRECISIONS:
+        yield _PRECISIONS[site["precision"]]
     if site["accum"] not in ("f32", "f64"):
         yield f"leaves its accumulator in {site['accum']}"
     yield f"backward in {site['grad']}, as {' and '.join(site['backward'])}"

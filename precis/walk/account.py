@@ -77,9 +77,16 @@ class AuditedSite(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """The precision that it asks of the backend."""
-        claimed = self.claimed
-        return "HIGHEST" if claimed.lhs == claimed.accum else "DEFAULT"
+        """The precision that it asks of the backend.
+
+        `TF32` is that on GPUs which have it, and HIGHEST on others.
+        """
+        claimed, roles = self.claimed, self.roles
+        if claimed.lhs != claimed.accum:
+            return "DEFAULT"
+        carriers = [product_dtypes(side.format, side.format).lhs for side in (roles.lhs, roles.rhs)]
+        is_tf32 = roles.is_tf32 and claimed.accum == np.float32 and np.float32 in carriers
+        return "TF32" if is_tf32 else "HIGHEST"
 
 
 def product_text(lhs: str, rhs: str, accum: str) -> str:
