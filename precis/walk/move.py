@@ -38,7 +38,7 @@ def move(
     if isinstance(x, np.ndarray) and target.dtype is not None and not twice:
         return x.astype(target.dtype)
     if current.is_native and target.is_native and not twice:
-        return lax.convert_element_type(x, target.dtype)
+        return lax.convert_element_type(x, target.carrier)
     x = jnp.asarray(x)
     if forward_mode:
         return cast_to(x, target)
