@@ -59,11 +59,11 @@ def test_forward_equals_hand_written_casts(preset, rows):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_plan_says_that_all_is_emulated_and_in_force(preset, rows):
+def test_the_plan_says_what_is_emulated_and_that_all_is_in_force(preset, rows):
     params, (x, _) = mlp_init(jax.random.key(0)), rows
     found = audit(mlp, params, x, policy=preset)
     assert found.in_force == 1.0
-    assert found.emulated
+    assert found.emulated is (preset not in ("int8", "int8_forward"))
 
 
 @pytest.mark.parametrize(
