@@ -25,8 +25,13 @@ def value_and_grad(
     """`jax.value_and_grad(loss)` with respect to its first argument, computed under `policy`.
 
     Gradients come in the policy's weight_grad format. Where that is wider than the parameters'
-    storage, the parameters are widened before the gradient is taken, which costs a copy of them;
-    otherwise each gradient has the dtype of its parameter.
+    storage, the parameters are widened before the gradient is taken, which costs a float32 copy
+    of them while the step runs; otherwise each gradient has the dtype of its parameter.
+
+    That price in bytes per parameter, on 24 scanned layers of 512 by `memory_analysis()` on CPU:
+    `p=bf16,w=f32` takes 2 of parameters, 4 of gradients and 4.6 of temporaries; `p=f32` takes
+    4, 4 and 0.6. So a wide gradient of narrow parameters saves no memory by itself, only storage
+    between steps. (`p=bf16,w=bf16`: 2, 2 and 4.6; XLA on CPU sums bfloat16 gradients in float32.)
 
     Args:
         loss: `loss(params, *args, **kwargs)` gives a float scalar, or `(scalar, aux)`.

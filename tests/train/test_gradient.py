@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from precis.train import value_and_grad
 
@@ -37,6 +38,28 @@ def test_gradients_wider_than_their_parameters(operands):
     _, grads = value_and_grad(loss, "p=bf16,c=bf16,o=bf16,w=f32")(params.astype(jnp.bfloat16), x)
     assert grads.dtype == jnp.float32
     np.testing.assert_array_equal(grads, 4 * (1 + 2.0**-7))
+
+
+def test_the_price_of_gradients_wider_than_their_parameters():
+    layers, width = 12, 256
+    x = jax.ShapeDtypeStruct((16, width), jnp.float32)
+
+    def deep(params, x):
+        return jnp.mean(lax.scan(lambda h, w: (h + jnp.tanh(h @ w), None), x, params)[0] ** 2)
+
+    def bytes_per_parameter(policy, dtype):
+        params = jax.ShapeDtypeStruct((layers, width, width), dtype)
+        program = jax.jit(value_and_grad(deep, policy)).lower(params, x).compile()
+        memory = program.memory_analysis()
+        total = (
+            memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+        )
+        return total / params.size
+
+    wide = bytes_per_parameter("p=bf16,c=bf16,o=f32,w=f32", jnp.bfloat16)
+    stored_wide = bytes_per_parameter("p=f32,c=bf16,o=f32", jnp.float32)
+    # 2 + 4 + a copy of 4 against 4 + 4, activations and a layer's scratch being the same.
+    assert wide - stored_wide == pytest.approx(2, abs=0.25)
 
 
 def test_the_scale_multiplies_gradients_and_not_the_value(operands):

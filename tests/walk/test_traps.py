@@ -174,3 +174,21 @@ def test_nnx_modules_are_carried_as_arguments():
     x = round_to(10 + 0.1 * normal(0, 64, 32), "bf16")
     got = autocast(lambda m, x: m(x), "c=bf16,o=f32")(model, x)
     np.testing.assert_allclose(got, model(x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("excess", [True, False])
+@pytest.mark.parametrize("policy", ["p=f32,c=bf16,o=f32", "p=f32,c=f16,o=f32"])
+def test_results_carries_and_outputs_are_rounded_whatever_xla_may_keep(policy, excess):
+    w, x, y = normal(0, 64, 64) / 8, normal(1, 64, 64), normal(2, 64, 64)
+
+    def fn(w, x, y):
+        last, states = lax.scan(lambda h, y: (jnp.tanh(h @ w + y), h * y), x, y[:3])
+        return last, states, x @ w, (x @ w) * y, x * y + x
+
+    run = jax.jit(autocast(fn, policy), compiler_options={"xla_allow_excess_precision": excess})
+    fmt = policy.split("=")[2].split(",")[0]
+    for out in run(w, x, y):
+        assert out.dtype == jnp.float32
+        np.testing.assert_array_equal(out, round_to(out, fmt))
+    # What is compared is rounded at all: the same in float32 lies off the grid.
+    assert (jnp.tanh(x @ w) != round_to(jnp.tanh(x @ w), fmt)).any()
