@@ -1,5 +1,6 @@
 """optax transformations for training in few bits: loss scaling, and moments in fewer bytes."""
 
+from precis.optim.applied import Applied, Apply, Applying, add_updates, apply_update
 from precis.optim.moments import stored_moments
 from precis.optim.norm import Norm, clip_by_norm, gradient_norm
 from precis.optim.scale import (
@@ -19,10 +20,15 @@ from precis.optim.scaled import (
 )
 
 __all__ = [
+    "Applied",
+    "Apply",
+    "Applying",
     "LossScale",
     "LossScaledState",
     "Norm",
+    "add_updates",
     "adjust",
+    "apply_update",
     "clip_by_norm",
     "dynamic_loss_scale",
     "gradient_norm",

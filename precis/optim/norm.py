@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
 from precis.tree import is_float, map_floats
 from precis.types import PyTree
 
-# A smaller sum of squares may have lost terms to underflow: entries below 2^-63 have squares
-# below float32's smallest normal value. 2^-100 leaves room for 2^26 of them at full precision.
-_SMALLEST_SUM = 2.0**-100
+
+class _Trust(NamedTuple):
+    """Which sums of squares say all there is to say, and what brings others into that range.
+
+    Attributes:
+        smallest: A smaller sum may have lost squares to underflow: 2^26 entries of it still count.
+        exponent: Entries that are smaller or larger are multiplied by 2^±exponent before they are
+            squared, so that no square of a finite number overflows, nor one of a normal number
+            underflows.
+    """
+
+    smallest: float
+    exponent: int
+
+
+# float32: entries below 2^-50 become at most 2^40, normal ones at least 2^-36; those of sums that
+# overflow at most 2^38. float64 likewise, from 2^-450 and up to 2^1024.
+_TRUST = {
+    np.dtype(np.float32): _Trust(2.0**-100, 90),
+    np.dtype(np.float64): _Trust(2.0**-900, 700),
+}
 
 
 class Norm(NamedTuple):
@@ -22,7 +42,7 @@ class Norm(NamedTuple):
 
     Attributes:
         value: [] float32 (float64 if some gradient is), the global 2-norm of the unscaled
-            gradients; NaN or Inf where they are not finite, never where they are.
+            gradients; Inf where they are not finite, never where they are.
         finite: [] bool, whether every entry is finite.
     """
 
@@ -53,25 +73,24 @@ def gradient_norm(grads: PyTree, *, scale: Array | None = None) -> Norm:
     if not leaves:
         return Norm(jnp.float32(0.0), jnp.bool_(True))
     dtype = jnp.result_type(jnp.float32, *leaves)
-    squares = _sum_of_squares([unscale(leaf, scale) for leaf in leaves], dtype)
+    smallest, exponent = _TRUST[np.dtype(dtype)]
+    inverse = jnp.asarray(1, dtype) if scale is None else 1 / scale.astype(dtype)
+    # The sum of the gradients as they are: unscaled on the way, it would take half as long again.
+    squares = _sum_of_squares(leaves, dtype)
+    value = jnp.sqrt(squares) * inverse
 
-    def quick(squares: Array, leaves: list[Array]) -> Norm:
-        del leaves
-        return Norm(jnp.sqrt(squares), squares < jnp.inf)
+    def exact(leaves: list[Array]) -> Norm:
+        power = jnp.where(squares < smallest, 2.0**exponent, 2.0**-exponent).astype(dtype)
+        again = _sum_of_squares(leaves, dtype, power)
+        largest = jnp.stack([jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in leaves]).max()
+        # The first decides over NaN, which CPUs drop from a maximum.
+        finite = (again < jnp.inf) & jnp.isfinite(largest * inverse)
+        norm = jnp.minimum(jnp.sqrt(again) / power * inverse, jnp.finfo(dtype).max)
+        return Norm(jnp.where(finite, norm, jnp.inf), finite)
 
-    def exact(squares: Array, leaves: list[Array]) -> Norm:
-        wide = [unscale(leaf, scale) for leaf in leaves]
-        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in wide]).all()
-        largest = [jnp.max(jnp.abs(leaf), initial=0.0).astype(dtype) for leaf in wide]
-        amax = jnp.stack(largest).max()
-        amax = jnp.where(amax > 0, amax, 1)
-        ratios = [leaf.astype(dtype) / amax for leaf in wide]
-        norm = jnp.minimum(amax * jnp.sqrt(_sum_of_squares(ratios, dtype)), jnp.finfo(dtype).max)
-        return Norm(jnp.where(finite, norm, jnp.sqrt(squares)), finite)
-
-    # Raw leaves go in, not widened ones: what crosses a cond is written to memory.
-    trusted = (squares >= _SMALLEST_SUM) & (squares < jnp.inf)
-    return lax.cond(trusted, quick, exact, squares, leaves)
+    # No entry of what is trusted overflows when it is unscaled.
+    trusted = (squares >= smallest) & (squares < jnp.inf) & (value < 1 / smallest)
+    return lax.cond(trusted, lambda _: Norm(value, jnp.bool_(True)), exact, leaves)
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformation:
@@ -128,11 +147,11 @@ def unscale(grads: PyTree, scale: Array | None) -> PyTree:
     return map_floats(lambda g: g * (1 / scale.astype(g.dtype)), grads)
 
 
-def _sum_of_squares(leaves: list[Array], dtype: jnp.dtype) -> Array:
-    total = jnp.zeros((), dtype)
-    for leaf in leaves:
-        total = total + jnp.sum(jnp.square(leaf)).astype(dtype)
-    return total
+def _sum_of_squares(leaves: list[Array], dtype: jnp.dtype, power: Array | None = None) -> Array:
+    """[] dtype: the sum of the squares of all entries times `power`."""
+    wide = (leaf.astype(dtype) for leaf in leaves)
+    sums = (jnp.sum(jnp.square(x if power is None else x * power)) for x in wide)
+    return functools.reduce(jnp.add, sums)
 
 
 def _floats(grads: PyTree) -> list[Array]:

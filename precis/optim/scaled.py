@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from precis.optim.applied import Apply, Applying, apply_update, no_tally
 from precis.optim.norm import Norm, check_limit, clipped, gradient_norm, unscale, widened
 from precis.optim.scale import LossScale, adjust, checked
 from precis.tree import path_str
@@ -28,7 +29,7 @@ class LossScaledState(NamedTuple):
         stuck: [] bool, whether the last two steps or more were skipped and backing off no longer
             lowers the scale: waiting will not help. The next finite step clears it.
         grad_norm: [] float32, global norm of the last step's gradients, unscaled and before
-            clipping; NaN or Inf exactly if it was skipped. 0 before the first.
+            clipping; Inf exactly if it was skipped. 0 before the first.
     """
 
     scale: LossScale
@@ -47,7 +48,7 @@ def loss_scaled(
     *,
     clip: float | None = None,
     axis_name: str | tuple[str, ...] | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Applying:
     """`inner`, fed with the gradients of a scaled loss, and only where all of them are finite.
 
     A step is `grads / scale` in float32 (float64 stays so), by the very scale that the loss was
@@ -56,8 +57,8 @@ def loss_scaled(
 
     A step that is not finite is skipped, however many come in a row: the inner state keeps every
     bit, and the updates are -0.0, so that `p + u` is p, for p = -0.0 too. (Where the backend
-    flushes subnormals, as XLA does on CPU, the addition itself flushes those of p;
-    `keep_if_skipped` keeps even these.) The loss scale follows `adjust`, and a scale that can
+    flushes subnormals, as XLA does on CPU, the addition itself flushes those of p; `apply_update`
+    and `keep_if_skipped` keep even these.) The loss scale follows `adjust`, and a scale that can
     go no lower raises the flag `stuck`.
 
     `static_loss_scale(1.0)` gives the skipping alone. To look without skipping, so that a run
@@ -108,7 +109,12 @@ def loss_scaled(
         )
 
     def update(
-        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        apply: Apply | None = None,
+        **extra_args: Any,
     ) -> tuple[PyTree, LossScaledState]:
         factor = state.scale.value
         norm = gradient_norm(updates, scale=factor)
@@ -116,23 +122,28 @@ def loss_scaled(
             norm = _agreed(norm, axis_name)
 
         # Both widen inside the cond, where it fuses with what follows: no float32 copies.
-        def apply(grads: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        def step(grads: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
             grads = unscale(grads, factor)
             if clip is not None:
                 grads = clipped(grads, norm, clip)
-            return wrapped.update(grads, inner_state, widened(params), **extra_args)
+            if apply is None:
+                return wrapped.update(grads, inner_state, widened(params), **extra_args)
+            made = apply_update(inner, grads, inner_state, params, apply=apply, **extra_args)
+            return (made.params, made.tally), made.state
 
         def skip(grads: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+            if apply is not None:
+                return (params, no_tally(apply, params)), inner_state
             # Never computed, but it gives -0.0 the exact type of an update, sharding included.
-            unused, _ = apply(grads, inner_state, params)
+            unused, _ = step(grads, inner_state, params)
             return jax.tree.map(lambda u: jnp.where(False, u, -jnp.zeros_like(u)), unused), (
                 inner_state
             )
 
-        out, inner_state = lax.cond(norm.finite, apply, skip, updates, state.inner, params)
+        out, inner_state = lax.cond(norm.finite, step, skip, updates, state.inner, params)
         return out, _counted(state, inner_state, norm)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Applying(init, update)
 
 
 def state_of(opt_state: PyTree) -> LossScaledState:
@@ -191,8 +202,7 @@ def keep_if_skipped(opt_state: PyTree, new: PyTree, old: PyTree) -> PyTree:
 
 def _agreed(norm: Norm, axis_name: str | tuple[str, ...]) -> Norm:
     finite = lax.pmin(norm.finite.astype(jnp.int32), axis_name) == 1
-    # pmax may drop a NaN, and the norm must not look finite where a replica's is not.
-    value = jnp.where(finite, lax.pmax(norm.value, axis_name), jnp.nan)
+    value = jnp.where(finite, lax.pmax(norm.value, axis_name), jnp.inf)
     return Norm(value, finite)
 
 

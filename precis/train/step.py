@@ -14,6 +14,7 @@ from jax import Array
 from precis.optim import (
     LossScale,
     Norm,
+    apply_update,
     clip_by_norm,
     gradient_norm,
     keep_if_skipped,
@@ -24,6 +25,7 @@ from precis.optim import (
 )
 from precis.policy import Policy, PolicyRules, cast_to_param, read_policy
 from precis.train.gradient import value_and_grad
+from precis.train.lost import Lost, lost_updates, share_of_zeros
 from precis.train.scaling import resolve_loss_scale
 from precis.train.state import TrainState
 from precis.types import PyTree
@@ -112,6 +114,10 @@ def make_step(
     task_loss = loss if has_state else _without_state(loss)
     gradient = value_and_grad(task_loss, resolved, has_aux=True, state_argnums=1)
 
+    def apply(params: PyTree, updates: PyTree) -> tuple[PyTree, Lost]:
+        new = cast_to_param(resolved, optax.apply_updates(params, updates))
+        return new, lost_updates(updates, params, new)
+
     def update(
         before: TrainState, batch: PyTree, key: Array | None
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -119,8 +125,9 @@ def make_step(
         (value, (state, metrics)), grads = gradient(
             before.params, before.state, batch, key=key, train=True, scale=factor
         )
-        updates, opt_state = optimizer.update(grads, before.opt_state, before.params)
-        params = cast_to_param(resolved, optax.apply_updates(before.params, updates))
+        params, opt_state, lost = apply_update(
+            optimizer, grads, before.opt_state, before.params, apply=apply
+        )
         measured: dict[str, Array] = {}
         if factor is None:
             norm = gradient_norm(grads)
@@ -128,11 +135,9 @@ def make_step(
             scaled = state_of(opt_state)
             norm = Norm(scaled.grad_norm, scaled.last_finite)
             measured = {"loss_scale": factor, "skipped": scaled.skipped}
-            params, state = keep_if_skipped(
-                opt_state, (params, state), (before.params, before.state)
-            )
+            state = keep_if_skipped(opt_state, state, before.state)
         measured |= {"loss": value, "grad_norm": norm.value, "finite": norm.finite}
-        measured |= _losses_to_rounding(grads, before.params, params, updates)
+        measured |= {"grad_zero": share_of_zeros(grads), "update_lost": lost.share}
         after = TrainState(before.step + 1, params, state, opt_state)
         return after, measured | metrics
 
@@ -148,17 +153,3 @@ def _without_state(loss: Callable[..., Any]) -> Callable[..., Any]:
         return loss(params, batch), (state, no_metrics)
 
     return task_loss
-
-
-def _losses_to_rounding(
-    grads: PyTree, old: PyTree, new: PyTree, updates: PyTree
-) -> dict[str, Array]:
-    """What a format was too narrow for: gradients that became 0, updates that moved nothing."""
-    leaves = jax.tree.leaves(grads)
-    zeros = jnp.stack([jnp.sum(g == 0) for g in leaves]).sum()
-    lost = jax.tree.map(lambda u, a, b: jnp.sum((u != 0) & (a == b)), updates, old, new)
-    meant = jnp.stack([jnp.sum(u != 0) for u in jax.tree.leaves(updates)]).sum()
-    return {
-        "grad_zero": zeros / sum(g.size for g in leaves),
-        "update_lost": jnp.stack(jax.tree.leaves(lost)).sum() / jnp.maximum(meant, 1),
-    }
