@@ -13,6 +13,7 @@ from jax import Array
 from precis.formats.bits import CARRIERS, split
 from precis.formats.scaled import Rounding
 from precis.formats.spec import Codebook
+from precis.formats.table import count_below
 
 
 def round_to_values(
@@ -91,10 +92,10 @@ def _places_in_order(values: Iterable[float], dtype: np.dtype) -> np.ndarray:
 
 def _count(order: Array, thresholds: np.ndarray) -> Array:
     """[...] int32: how many of the ascending `thresholds` lie at or below each of `order`."""
-    if len(thresholds) <= 16:
+    if len(thresholds) <= 4:
         above = ((order >= t).astype(jnp.int32) for t in thresholds)
         return sum(above, jnp.zeros(order.shape, jnp.int32))
-    return jnp.searchsorted(jnp.asarray(thresholds), order, side="right").astype(jnp.int32)
+    return count_below(order, thresholds)
 
 
 @functools.cache
