@@ -2,6 +2,7 @@ from .blocks import Blocks, from_blocks, quantize_dequantize, to_blocks
 from .cast import cast_to, wide_dtype
 from .catalogue import BFLOAT16, CATALOGUE, FLOAT16, FLOAT32, FLOAT64, TF32
 from .codes import decode, encode
+from .compact import Compact, compact_format, compact_zeros, compress, decompress
 from .exact import nearest_code, neighbors, value_of
 from .facts import Facts, facts
 from .pack import Packed, pack, unpack
@@ -22,6 +23,7 @@ __all__ = [
     "TF32",
     "Blocks",
     "Codebook",
+    "Compact",
     "Facts",
     "FloatFormat",
     "Format",
@@ -32,7 +34,11 @@ __all__ = [
     "Rounded",
     "ScaledFormat",
     "cast_to",
+    "compact_format",
+    "compact_zeros",
+    "compress",
     "decode",
+    "decompress",
     "encode",
     "facts",
     "from_blocks",

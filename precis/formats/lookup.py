@@ -42,7 +42,7 @@ def places_of(
     x: Array, book: Codebook, rounding: Rounding = "nearest_even", random: Array | None = None
 ) -> Array:
     """[...] int32: the place in the list of the value that each of `x` rounds to."""
-    order = _in_order(x)
+    order = in_order(x)
     if rounding in ("nearest_even", "nearest_away"):
         below = _count(order, _thresholds(book, x.dtype))
         if rounding == "nearest_even":
@@ -50,7 +50,7 @@ def places_of(
         # The mirrored book turns ties below zero the other way.
         above = _count(order, _thresholds(book, x.dtype, strictly=False))
         return jnp.where(order < 0, below, above)
-    places = _places_in_order(book.values, x.dtype)
+    places = places_in_order(book.values, x.dtype)
     lower = jnp.clip(_count(order, places) - 1, 0)
     upper = jnp.minimum(lower + 1, len(book.values) - 1)
     between = order > jnp.take(jnp.asarray(places), lower)
@@ -74,7 +74,7 @@ def places_of(
     return jnp.where(up, upper, lower)
 
 
-def _in_order(x: Array) -> Array:
+def in_order(x: Array) -> Array:
     """Integers in the order of x: [...], both zeros and NaN 0; CPUs flush subnormal floats."""
     carrier = CARRIERS[x.dtype]
     sign, magnitude = split(x)
@@ -83,7 +83,7 @@ def _in_order(x: Array) -> Array:
     return jnp.where(sign != 0, -order, order)
 
 
-def _places_in_order(values: Iterable[float], dtype: np.dtype) -> np.ndarray:
+def places_in_order(values: Iterable[float], dtype: np.dtype) -> np.ndarray:
     """The same for values that `dtype` has."""
     carrier = CARRIERS[dtype]
     signed = (-carrier.bits_of(-v) if v < 0 else carrier.bits_of(abs(v)) for v in values)
@@ -112,4 +112,4 @@ def _thresholds(book: Codebook, dtype: np.dtype, strictly: bool = True) -> np.nd
             Fraction(float(nearest)) <= middle if strictly else Fraction(float(nearest)) < middle
         )
         found.append(np.nextafter(nearest, np.asarray(np.inf, dtype)) if too_low else nearest)
-    return _places_in_order(map(float, found), dtype)
+    return places_in_order(map(float, found), dtype)

@@ -1,0 +1,110 @@
+"""Blocks as bytes: arrays that are kept or sent as 8-bit codes, with a float32 scale for each row.
+
+What `quantize_dequantize` gives, in the storage that it promises, and fast: a code is the place of
+a value among those of the grid, in ascending order, so that one table serves every grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from precis.formats.ladder import ends, number_at
+from precis.formats.lookup import in_order, places_in_order
+from precis.formats.parse import Format, parse
+from precis.formats.scaled import Rounded, ScaledFormat
+from precis.formats.scales import amax, float_scales, times_inverse
+from precis.formats.spec import Codebook, Grid
+from precis.formats.table import count_below
+
+
+class Compact(NamedTuple):
+    """Rows of values as codes and scales; a pytree of arrays.
+
+    Attributes:
+        codes: [rows, block] uint8: places in the grid, counted from its smallest value.
+        scales: [rows] float32 that multiply them; NaN for a row that held a NaN or an Inf.
+    """
+
+    codes: Array
+    scales: Array
+
+
+def compact_format(fmt: Format | str) -> ScaledFormat:
+    """`fmt`, checked to be one that `compress` takes.
+
+    Raises:
+        ValueError: It has no blocks with float32 scales, its grid has more than 8 bits, or it
+            rounds other than to the nearest.
+    """
+    fmt = parse(fmt)
+    if not isinstance(fmt, ScaledFormat) or fmt.granularity != "block" or fmt.scale is not None:
+        raise ValueError(f"blocks with float32 scales are wanted, as in int8@block256, got {fmt}")
+    if fmt.grid.bits > 8:
+        raise ValueError(f"a grid of at most 8 bits is wanted, as in int8@block256, got {fmt}")
+    if fmt.rounding != Rounded(fmt.grid, overflow="saturate"):
+        raise ValueError(f"{fmt}: what is kept in few bits is rounded to nearest")
+    return fmt
+
+
+def compress(x: Array, fmt: ScaledFormat) -> Compact:
+    """Each row of `x` as one block of `fmt`.
+
+    Invariant: `decompress(compress(x, fmt), fmt) == quantize_dequantize(x, fmt)`, but that -0
+    becomes 0.
+
+    Args:
+        x: [rows, fmt.block] float32.
+        fmt: From `compact_format`.
+    """
+    largest = amax(x, (-1,))
+    scales = float_scales(largest, fmt, None)
+    codes = count_below(in_order(times_inverse(x, scales)), _thresholds(fmt.grid))
+    is_finite = jnp.isfinite(largest)
+    zero = np.int32(_place_of_zero(fmt.grid))
+    codes = jnp.where(is_finite, codes, zero).astype(np.uint8)
+    return Compact(codes, jnp.where(is_finite, scales, np.float32(np.nan))[:, 0])
+
+
+def decompress(compact: Compact, fmt: ScaledFormat) -> Array:
+    """[rows, fmt.block] float32: what `compact` stands for."""
+    values = jnp.asarray(_values(fmt.grid))[compact.codes.astype(np.int32)]
+    return values * compact.scales[:, None]
+
+
+def compact_zeros(rows: int, fmt: ScaledFormat) -> Compact:
+    """The same as `compress` of zeros."""
+    place = np.uint8(_place_of_zero(fmt.grid))
+    return Compact(jnp.full((rows, fmt.block or 1), place), jnp.ones(rows, np.float32))
+
+
+@functools.cache
+def _values(grid: Grid) -> np.ndarray:
+    first, last = ends(grid)
+    return np.float32([float(number_at(rung, grid)) for rung in range(first, last + 1)])
+
+
+@functools.cache
+def _place_of_zero(grid: Grid) -> int:
+    return int(np.abs(_values(grid)).argmin())
+
+
+@functools.cache
+def _thresholds(grid: Grid) -> np.ndarray:
+    """The smallest float32 that belong to the upper of two neighbors, in their order."""
+    first, last = ends(grid)
+    found = []
+    for rung in range(first, last):
+        middle = (number_at(rung, grid) + number_at(rung + 1, grid)) / 2
+        nearest = np.float32(float(middle))
+        # Ties go to the even rung, in a codebook, which has no parity, to the smaller value.
+        is_tie_up = not isinstance(grid, Codebook) and rung % 2 == 1
+        is_above = Fraction(float(nearest)) > middle
+        is_at = Fraction(float(nearest)) == middle and is_tie_up
+        found.append(nearest if is_above or is_at else np.nextafter(nearest, np.float32(np.inf)))
+    return places_in_order(map(float, found), np.dtype(np.float32))
