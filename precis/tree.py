@@ -69,6 +69,20 @@ def map_params(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(on_leaf, tree)
 
 
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """The leaves of `tree` in order, by the paths that rules know parameters by."""
+    in_collections = has_collections(tree)
+    return {
+        param_path(path, in_collections=in_collections): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def with_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """`tree` with other leaves, given by the paths of `named_leaves`."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [leaves[k] for k in named_leaves(tree)])
+
+
 def nbytes(tree: PyTree) -> int:
     """Bytes of storage that the array leaves of `tree` take (shapes suffice)."""
     return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))

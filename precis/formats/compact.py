@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from precis.formats.ladder import ends, number_at
-from precis.formats.lookup import in_order, places_in_order
+from precis.formats.lookup import places_in_order
 from precis.formats.parse import Format, parse
 from precis.formats.scaled import Rounded, ScaledFormat
 from precis.formats.scales import amax, float_scales, times_inverse
@@ -64,11 +64,8 @@ def compress(x: Array, fmt: ScaledFormat) -> Compact:
     """
     largest = amax(x, (-1,))
     scales = float_scales(largest, fmt, None)
-    codes = count_below(in_order(times_inverse(x, scales)), _thresholds(fmt.grid))
-    is_finite = jnp.isfinite(largest)
-    zero = np.int32(_place_of_zero(fmt.grid))
-    codes = jnp.where(is_finite, codes, zero).astype(np.uint8)
-    return Compact(codes, jnp.where(is_finite, scales, np.float32(np.nan))[:, 0])
+    codes = count_below(times_inverse(x, scales), _thresholds(fmt.grid)).astype(np.uint8)
+    return Compact(codes, jnp.where(jnp.isfinite(largest), scales, np.float32(np.nan))[:, 0])
 
 
 def decompress(compact: Compact, fmt: ScaledFormat) -> Array:
@@ -86,7 +83,7 @@ def compact_zeros(rows: int, fmt: ScaledFormat) -> Compact:
 @functools.cache
 def _values(grid: Grid) -> np.ndarray:
     first, last = ends(grid)
-    return np.float32([float(number_at(rung, grid)) for rung in range(first, last + 1)])
+    return np.array([float(number_at(rung, grid)) for rung in range(first, last + 1)], np.float32)
 
 
 @functools.cache
@@ -96,7 +93,7 @@ def _place_of_zero(grid: Grid) -> int:
 
 @functools.cache
 def _thresholds(grid: Grid) -> np.ndarray:
-    """The smallest float32 that belong to the upper of two neighbors, in their order."""
+    """The smallest float32 that belong to the upper of two neighbors, in order."""
     first, last = ends(grid)
     found = []
     for rung in range(first, last):

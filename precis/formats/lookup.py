@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from precis.formats.bits import CARRIERS, split
+from precis.formats.bits import CARRIERS
 from precis.formats.scaled import Rounding
 from precis.formats.spec import Codebook
-from precis.formats.table import count_below
+from precis.formats.table import count_below, in_order
 
 
 def round_to_values(
@@ -44,14 +44,14 @@ def places_of(
     """[...] int32: the place in the list of the value that each of `x` rounds to."""
     order = in_order(x)
     if rounding in ("nearest_even", "nearest_away"):
-        below = _count(order, _thresholds(book, x.dtype))
+        below = count_below(x, _thresholds(book, x.dtype))
         if rounding == "nearest_even":
             return below
         # The mirrored book turns ties below zero the other way.
-        above = _count(order, _thresholds(book, x.dtype, strictly=False))
+        above = count_below(x, _thresholds(book, x.dtype, strictly=False))
         return jnp.where(order < 0, below, above)
     places = places_in_order(book.values, x.dtype)
-    lower = jnp.clip(_count(order, places) - 1, 0)
+    lower = jnp.clip(count_below(x, places) - 1, 0)
     upper = jnp.minimum(lower + 1, len(book.values) - 1)
     between = order > jnp.take(jnp.asarray(places), lower)
     match rounding:
@@ -74,28 +74,11 @@ def places_of(
     return jnp.where(up, upper, lower)
 
 
-def in_order(x: Array) -> Array:
-    """Integers in the order of x: [...], both zeros and NaN 0; CPUs flush subnormal floats."""
-    carrier = CARRIERS[x.dtype]
-    sign, magnitude = split(x)
-    order = magnitude.astype(carrier.int)
-    order = jnp.where(jnp.isnan(x), 0, order)
-    return jnp.where(sign != 0, -order, order)
-
-
 def places_in_order(values: Iterable[float], dtype: np.dtype) -> np.ndarray:
-    """The same for values that `dtype` has."""
+    """Where values that `dtype` has stand in the order of its floats."""
     carrier = CARRIERS[dtype]
     signed = (-carrier.bits_of(-v) if v < 0 else carrier.bits_of(abs(v)) for v in values)
     return np.fromiter(signed, carrier.int)
-
-
-def _count(order: Array, thresholds: np.ndarray) -> Array:
-    """[...] int32: how many of the ascending `thresholds` lie at or below each of `order`."""
-    if len(thresholds) <= 4:
-        above = ((order >= t).astype(jnp.int32) for t in thresholds)
-        return sum(above, jnp.zeros(order.shape, jnp.int32))
-    return count_below(order, thresholds)
 
 
 @functools.cache

@@ -1,7 +1,9 @@
 """optax transformations for training in few bits: loss scaling, and moments in fewer bytes."""
 
 from precis.optim.applied import Applied, Apply, Applying, add_updates, apply_update
-from precis.optim.moments import stored_moments
+from precis.optim.blockwise import BlockwiseState
+from precis.optim.moment import Moment
+from precis.optim.moments import quantized_state, stored_moments
 from precis.optim.norm import Norm, clip_by_norm, gradient_norm
 from precis.optim.scale import (
     LossScale,
@@ -23,8 +25,10 @@ __all__ = [
     "Applied",
     "Apply",
     "Applying",
+    "BlockwiseState",
     "LossScale",
     "LossScaledState",
+    "Moment",
     "Norm",
     "add_updates",
     "adjust",
@@ -35,6 +39,7 @@ __all__ = [
     "keep_if_skipped",
     "loss_scale_like",
     "loss_scaled",
+    "quantized_state",
     "scale_loss",
     "scale_of",
     "state_of",

@@ -28,6 +28,7 @@ from precis.formats import (
     parse,
     parse_float,
 )
+from precis.policy.moment import moment_format
 from precis.policy.policy import KEYS, Policy, default_of, plain
 from precis.policy.presets import PRESETS
 from precis.types import did_you_mean
@@ -112,6 +113,8 @@ def _format_for(key: str, text: str) -> Format:
     Raises:
         ValueError: It cannot.
     """
+    if key in ("m", "v"):
+        return moment_format(key, text)
     if key not in _OPERANDS:
         try:
             fmt: Format = parse_float(text)
@@ -161,13 +164,11 @@ def _check(policy: Policy) -> None:
                 f"{key}={roles[key]}: scales and scaled values are float32, and {wide[0]}="
                 f"{roles[wide[0]]} is wider; choose f32 there"
             )
-    for key, name in (("m", "m"), ("v", "v"), ("r", "reduce")):
-        fmt: FloatFormat = getattr(policy, name)
-        if not fmt.is_native:
-            raise ValueError(
-                f"{key}={fmt}: {key} is stored or sent as it is, so its format must be a dtype; "
-                "choose f32, bf16 or f16"
-            )
+    if not policy.reduce.is_native:
+        raise ValueError(
+            f"r={policy.reduce}: r is sent as it is, so its format must be a dtype; "
+            "choose f32, bf16 or f16"
+        )
 
 
 def _is_wide(fmt: Format) -> bool:

@@ -33,8 +33,8 @@ class Policy:
         weight_grad: Gradients of parameters.
         sensitive: Islands: softmax, norms, exp, log, long sums, losses; rank-0 outputs.
         reduce: Gradients on the wire.
-        m: First moments of the optimizer.
-        v: Second moments of the optimizer.
+        m: First moments of the optimizer: a dtype, or blocks of at most 8 bits.
+        v: Second moments of the optimizer; likewise.
     """
 
     param: FloatFormat
@@ -47,8 +47,8 @@ class Policy:
     weight_grad: FloatFormat
     sensitive: FloatFormat
     reduce: FloatFormat
-    m: FloatFormat
-    v: FloatFormat
+    m: FloatFormat | ScaledFormat
+    v: FloatFormat | ScaledFormat
 
     def __str__(self) -> str:
         """The shortest canonical text: p, c and o, and every role that is not at its default."""
@@ -69,8 +69,12 @@ class Policy:
 
     @property
     def is_emulated(self) -> bool:
-        """Whether some role's format is no dtype of XLA and rides on a wider carrier."""
-        return not all(is_native(getattr(self, field.name)) for field in fields(self))
+        """Whether some role's format is no dtype of XLA and rides on a wider carrier.
+
+        What is only kept or sent, m, v and r, takes the bits that it says.
+        """
+        computed = (field.name for field in fields(self) if field.name not in _KEPT)
+        return not all(is_native(getattr(self, name)) for name in computed)
 
     @property
     def needs_loss_scaling(self) -> bool:
@@ -111,6 +115,9 @@ KEYS = {
     "m": "m",
     "v": "v",
 }
+
+
+_KEPT = ("reduce", "m", "v")
 
 
 class _Known(Protocol):

@@ -124,7 +124,7 @@ def test_it_stands_inside_a_loss_scaled_optimizer():
 
 
 def test_formats_without_a_dtype_are_refused():
-    with pytest.raises(ValueError, match=r"m=e5m3 has no dtype .* choose from .*bfloat16"):
+    with pytest.raises(ValueError, match=r"m=e5m3: m is stored as it is.* choose f32, bf16"):
         stored_moments(optax.adam(1.0), "e5m3", "f32")
     with pytest.raises(ValueError, match="v=tf32 has no dtype"):
         stored_moments(optax.adam(1.0), "f32", "tf32")

@@ -1,0 +1,112 @@
+"""A moment in storage: one leaf of an optimizer's state as a flat array, or as codes and scales."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from precis.formats import (
+    Compact,
+    FloatFormat,
+    ScaledFormat,
+    cast_to,
+    compact_zeros,
+    compress,
+    decompress,
+    parse_float,
+)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["codes", "scales"],
+    meta_fields=["format", "shape"],
+)
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment of one parameter, flattened, in blocks; a pytree node.
+
+    Attributes:
+        codes: [blocks, format.block] uint8, see `precis.formats.Compact`; what the last block has
+            beyond the parameter's end is 0.
+        scales: [blocks] float32.
+        format: The scaled format.
+        shape: The parameter's.
+    """
+
+    codes: Array
+    scales: Array
+    format: ScaledFormat
+    shape: tuple[int, ...]
+
+    @property
+    def values(self) -> Array:
+        """[...] float32: what the codes stand for, in the parameter's shape."""
+        size = math.prod(self.shape)
+        flat = decompress(Compact(self.codes, self.scales), self.format).reshape(-1)
+        return flat[:size].reshape(self.shape)
+
+
+def blank(shape: tuple[int, ...], fmt: FloatFormat | ScaledFormat) -> Moment | Array:
+    """A moment of zeros: a flat array in the format's dtype, or a `Moment`.
+
+    Args:
+        shape: The parameter's.
+        fmt: A float format with a dtype, or one that `compact_format` allows.
+    """
+    size = math.prod(shape)
+    if isinstance(fmt, FloatFormat):
+        return jnp.zeros(size, fmt.carrier)
+    return Moment(*compact_zeros(-(-size // (fmt.block or 1)), fmt), fmt, shape)
+
+
+def width_of(moment: Moment | Array) -> int:
+    """How many entries share a scale."""
+    return (moment.format.block or 1) if isinstance(moment, Moment) else 1
+
+
+def rows_of(x: Array, start: int | Array, size: int, width: int) -> Array:
+    """[⌈size / width⌉, width]: entries of flat `x` from `start` on; what is missing is 0."""
+    part = lax.dynamic_slice_in_dim(x, start, size)
+    return jnp.pad(part, (0, -size % width)).reshape(-1, width)
+
+
+def read(moment: Moment | Array, start: int | Array, size: int, width: int) -> Array:
+    """[⌈size / width⌉, width] float32: entries from `start` on, a multiple of the block."""
+    if not isinstance(moment, Moment):
+        return rows_of(moment, start, size, width).astype(np.float32)
+    block = width_of(moment)
+    there, rows = -(-size // block), -(-size // width) * width // block
+    codes, scales = (
+        lax.dynamic_slice_in_dim(x, start // block, there) for x in (moment.codes, moment.scales)
+    )
+    values = decompress(Compact(codes, scales), moment.format)
+    return jnp.pad(values, ((0, rows - there), (0, 0))).reshape(-1, width)
+
+
+def write(moment: Moment | Array, start: int | Array, size: int, values: Array) -> Moment | Array:
+    """`moment` with `values`, shaped as `read` gives them, rounded into `size` of its entries.
+
+    In place, where the compiler sees that nobody needs the old ones.
+    """
+    if not isinstance(moment, Moment):
+        new = cast_to(values.reshape(-1)[:size], _format_of(moment))
+        return lax.dynamic_update_slice_in_dim(moment, new, start, 0)
+    block = width_of(moment)
+    rows = -(-size // block)
+    new = compress(values.reshape(-1, block)[:rows], moment.format)
+    codes, scales = (
+        lax.dynamic_update_slice_in_dim(old, part, start // block, 0)
+        for old, part in zip((moment.codes, moment.scales), new, strict=True)
+    )
+    return Moment(codes, scales, moment.format, moment.shape)
+
+
+def _format_of(x: Array) -> FloatFormat:
+    return parse_float(str(x.dtype))
