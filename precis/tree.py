@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,42 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 def with_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     """`tree` with other leaves, given by the paths of `named_leaves`."""
     return jax.tree.unflatten(jax.tree.structure(tree), [leaves[k] for k in named_leaves(tree)])
+
+
+class HasStaticFacts(Protocol):
+    """A pytree node that is more than its arrays."""
+
+    @property
+    def static_facts(self) -> dict[str, Any]:
+        """What else it takes to read the arrays, as JSON."""
+        ...
+
+
+def static_facts(tree: PyTree) -> dict[str, dict[str, Any]]:
+    """What the nodes of `tree` hold beside arrays, by path, as JSON.
+
+    A checkpoint keeps arrays alone and takes the rest from the tree that it is restored into; so
+    this is to be kept with it, and compared.
+    """
+
+    def knows(node: Any) -> bool:
+        return hasattr(type(node), "static_facts")
+
+    nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=knows)
+    return {path_str(path): node.static_facts for path, node in nodes if knows(node)}
+
+
+def check_static_facts(saved: Mapping[str, Any], tree: PyTree) -> None:
+    """Checks that arrays saved with the static facts `saved` mean in `tree` what they meant.
+
+    Raises:
+        ValueError: They do not; the message has the first node that differs.
+    """
+    wanted = static_facts(tree)
+    for path in sorted(saved.keys() | wanted.keys()):
+        was, is_now = saved.get(path, "plain arrays"), wanted.get(path, "plain arrays")
+        if was != is_now:
+            raise ValueError(f"{path} was saved as {was}, and {is_now} is to be restored")
 
 
 def nbytes(tree: PyTree) -> int:

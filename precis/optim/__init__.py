@@ -1,6 +1,6 @@
 """optax transformations for training in few bits: loss scaling, and moments in fewer bytes."""
 
-from precis.optim.applied import Applied, Apply, Applying, add_updates, apply_update
+from precis.optim.applied import Applied, Apply, Applying, InPlace, add_updates, apply_update
 from precis.optim.blockwise import BlockwiseState
 from precis.optim.moment import Moment
 from precis.optim.moments import quantized_state, stored_moments
@@ -26,6 +26,7 @@ __all__ = [
     "Apply",
     "Applying",
     "BlockwiseState",
+    "InPlace",
     "LossScale",
     "LossScaledState",
     "Moment",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array, lax
 
 from precis.optim.norm import widened
 from precis.types import PyTree
@@ -18,11 +19,30 @@ from precis.types import PyTree
 Apply = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
-class Applying(optax.GradientTransformationExtraArgs):
-    """An optax transformation whose `update` takes `apply` as well.
+class InPlace(NamedTuple):
+    """How a step is done where its parts are: what comes before the update, after it, and when.
 
-    With it, `update(grads, state, params, apply=fn)` gives `(fn(params, updates), state)`, and the
-    updates themselves are never written to memory as a whole. Without it is optax's.
+    Attributes:
+        apply: From parameters and updates to new parameters.
+        prepare: Elementwise, from gradients to what the optimizer gets; None leaves them.
+        when: [] bool, whether the step is taken; where not, parameters and state come back bit
+            for bit, and the tally is 0. None is always.
+    """
+
+    apply: Apply
+    prepare: Callable[[PyTree], PyTree] | None = None
+    when: Array | None = None
+
+    def prepared(self, grads: PyTree) -> PyTree:
+        """What the optimizer gets for `grads`."""
+        return grads if self.prepare is None else self.prepare(grads)
+
+
+class Applying(optax.GradientTransformationExtraArgs):
+    """An optax transformation whose `update` can apply its updates as well.
+
+    `update(grads, state, params, in_place=how)` gives `((new_params, tally), state)`, and the
+    updates are never written to memory as a whole. Without `in_place` it is optax's.
     """
 
 
@@ -51,7 +71,7 @@ def apply_update(
     state: PyTree,
     params: PyTree,
     *,
-    apply: Apply = add_updates,
+    how: InPlace | None = None,
     **extra_args: Any,
 ) -> Applied:
     """`optimizer.update` and `optax.apply_updates` as one step.
@@ -61,7 +81,7 @@ def apply_update(
     block by block. For any other, it is the two calls, with parameters widened to float32 for
     the first.
 
-    >>> applied = apply_update(optax.sgd(0.5), jnp.float32(2.0), (optax.EmptyState(),) * 2, 1.0)
+    >>> applied = apply_update(optax.sgd(0.5), jnp.float32(2), (optax.EmptyState(),) * 2, jnp.float32(1))
     >>> float(applied.params)
     0.0
 
@@ -70,21 +90,44 @@ def apply_update(
         grads: What its `update` takes.
         state: Its state.
         params: The parameters.
-        apply: `apply(params, updates) -> (params, tally)`, elementwise; `tally` is a tree of
-            scalars, which are added up over parts.
+        how: By default `InPlace(add_updates)`.
         **extra_args: For the optimizer.
     """
+    how = how or InPlace(add_updates)
     if isinstance(optimizer, Applying):
-        made: Any = optimizer.update(grads, state, params, apply=apply, **extra_args)
+        made: Any = optimizer.update(grads, state, params, in_place=how, **extra_args)
         (new, tally), state = made
         return Applied(new, state, tally)
     wrapped = optax.with_extra_args_support(optimizer)
-    updates, state = wrapped.update(grads, state, widened(params), **extra_args)
-    new, tally = apply(params, updates)
-    return Applied(new, state, tally)
+
+    def step(grads: PyTree, state: PyTree, params: PyTree) -> Applied:
+        wide = widened(params)
+        updates, state = wrapped.update(how.prepared(grads), state, wide, **extra_args)
+        new, tally = how.apply(params, updates)
+        return Applied(new, state, tally)
+
+    return taken(step, grads, state, params, how=how)
 
 
-def no_tally(apply: Apply, params: PyTree) -> PyTree:
-    """Zeros of the type of what `apply` counts."""
-    shapes = jax.eval_shape(lambda p: apply(p, widened(p))[1], params)
+def taken(
+    step: Callable[[PyTree, PyTree, PyTree], Applied],
+    grads: PyTree,
+    state: PyTree,
+    params: PyTree,
+    *,
+    how: InPlace,
+) -> Applied:
+    """`step(grads, state, params)`, under a cond if `how` says when."""
+    if how.when is None:
+        return step(grads, state, params)
+
+    def skip(grads: PyTree, state: PyTree, params: PyTree) -> Applied:
+        shapes = jax.eval_shape(lambda *args: step(*args).tally, grads, state, params)
+        return Applied(params, state, zeros_like(shapes))
+
+    return lax.cond(how.when, step, skip, grads, state, params)
+
+
+def zeros_like(shapes: PyTree) -> PyTree:
+    """Zeros of the given shapes and dtypes."""
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

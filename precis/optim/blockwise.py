@@ -6,8 +6,6 @@ it: decode, update, encode, in place. The other leaves share one inner state, as
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,20 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array, lax
+from jax import Array
 
 from precis.formats import FloatFormat, ScaledFormat
-from precis.optim.applied import Applied, Apply, Applying, apply_update
+from precis.optim.applied import Applied, Applying, InPlace, taken
+from precis.optim.chunks import Leaf, in_chunks
 from precis.optim.elementwise import mixing_operation
 from precis.optim.fields import FIRST, SECOND, map_moments, moments_of, with_moments
-from precis.optim.moment import blank, read, rows_of, width_of, write
+from precis.optim.moment import blank
 from precis.optim.norm import widened
 from precis.tree import leaves_with_paths, named_leaves, with_leaves
 from precis.types import PyTree
-
-# Entries that are decoded at a time: their float32 values stay in a core's cache. On CPU half and
-# twice as many are as fast; 16 times fewer are not.
-_CHUNK = 1 << 18
 
 StoredFormat = FloatFormat | ScaledFormat
 
@@ -87,29 +82,29 @@ def blockwise(
         state: PyTree,
         params: PyTree = None,
         *,
-        apply: Apply | None = None,
+        in_place: InPlace | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, BlockwiseState]:
         grads = named_leaves(updates)
         old = None if params is None else named_leaves(params)
+        how = in_place or InPlace(_give_updates)
 
         def step(part: dict[str, Array], inner_state: PyTree, old: Any) -> Applied:
-            wide = widened(part)
-            if apply is not None:
-                return apply_update(inner, wide, inner_state, old, apply=apply, **extra_args)
+            wide = widened(how.prepared(part))
             made, inner_state = wrapped.update(wide, inner_state, widened(old), **extra_args)
-            return Applied(made, inner_state, ())
+            new, tally = how.apply(old, made)
+            return Applied(new, inner_state, tally)
 
         rest = {path: g for path, g in grads.items() if path not in state.leaves}
-        parts = [step(rest, state.rest, old and {path: old[path] for path in rest})]
+        parts = [taken(step, rest, state.rest, old and {k: old[k] for k in rest}, how=how)]
         for path, leaf_state in state.leaves.items():
-            leaf = _Leaf(path, grads[path], None if old is None else old[path])
-            parts.append(_in_chunks(step, leaf, leaf_state, in_params=apply is not None))
+            leaf = Leaf(path, grads[path], None if old is None else old[path])
+            in_params = in_place is not None
+            parts.append(in_chunks(step, leaf, leaf_state, in_params=in_params, when=how.when))
         new = {path: x for part in parts for path, x in part.params.items()}
-        out = with_leaves(updates, new)
         leaves = dict(zip(state.leaves, (part.state for part in parts[1:]), strict=True))
-        new_state = BlockwiseState(parts[0].state, leaves)
-        if apply is None:
+        out, new_state = with_leaves(updates, new), BlockwiseState(parts[0].state, leaves)
+        if in_place is None:
             return out, new_state
         tally = jax.tree.map(lambda *counts: sum(counts), *(part.tally for part in parts))
         return (out, tally), new_state
@@ -117,58 +112,10 @@ def blockwise(
     return Applying(init, update)
 
 
-class _Leaf(NamedTuple):
-    path: str
-    grad: Array
-    param: Array | None
-
-
-_Step = Callable[[dict[str, Array], PyTree, Any], Applied]
-
-
-def _in_chunks(step: _Step, leaf: _Leaf, state: PyTree, *, in_params: bool) -> Applied:
-    """`step` on all of a leaf, a chunk at a time; with `in_params` it gives parameters.
-
-    What it gives is written where it came from: new parameters over the old ones, updates over the
-    gradients.
-    """
-    path, grad = leaf.path, leaf.grad.reshape(-1)
-    param = None if leaf.param is None else leaf.param.reshape(-1)
-    width = math.lcm(*(width_of(moment) for moment in moments_of(state)))
-    full = max(_CHUNK // width, 1) * width
-
-    def chunk(start: Any, size: int, out: Array, moments: list[Any]) -> tuple[Any, Applied]:
-        def part(x: Array | None) -> Any:
-            return None if x is None else {path: rows_of(x, start, size, width)}
-
-        opened = with_moments(state, ({path: read(x, start, size, width)} for x in moments))
-        done = step(part(grad if in_params else out), opened, part(out if in_params else param))
-        new = done.params[path].reshape(-1)[:size]
-        out = lax.dynamic_update_slice_in_dim(out, new, start, 0)
-        pairs = zip(moments, moments_of(done.state), strict=True)
-        return (out, [write(old, start, size, tree[path]) for old, tree in pairs]), done
-
-    def body(i: Array, carry: Any) -> Any:
-        (out, moments), tally = carry
-        new, done = chunk(i * full, full, out, moments)
-        return new, jax.tree.map(jnp.add, tally, done.tally)
-
-    out = param if in_params else widened(grad)
-    assert out is not None
-    before = (out.size - 1) // full  # chunks before the last one, which may be shorter
-    last = before * full
-    finish = functools.partial(chunk, last, out.size - last)
-    carry = (out, moments_of(state))
-    shapes = jax.eval_shape(lambda *carry: finish(*carry)[1].tally, *carry)
-    tally = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    carry, tally = lax.fori_loop(0, before, body, (carry, tally))
-    # The last one after the loop: before it, its update would copy the leaf.
-    (out, moments), done = finish(*carry)
-    return Applied(
-        {path: out.reshape(leaf.grad.shape)},
-        with_moments(done.state, moments),
-        jax.tree.map(jnp.add, tally, done.tally),
-    )
+def _give_updates(params: PyTree, updates: PyTree) -> tuple[PyTree, PyTree]:
+    """Instead of new parameters, what optax wants."""
+    del params
+    return updates, ()
 
 
 def _stored(

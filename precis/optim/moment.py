@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,11 @@ class Moment:
     scales: Array
     format: ScaledFormat
     shape: tuple[int, ...]
+
+    @property
+    def static_facts(self) -> dict[str, Any]:
+        """Its format and shape, without which a checkpoint's codes mean nothing."""
+        return {"format": str(self.format), "shape": list(self.shape)}
 
     @property
     def values(self) -> Array:

@@ -84,7 +84,7 @@ def quantized_state(
 
     >>> import jax.numpy as jnp
     >>> state = quantized_state(optax.adam(1e-3)).init({"w": jnp.zeros(4096)})
-    >>> state.leaves["w"][0].nu["w"].codes.shape
+    >>> state.leaves["w"][0].nu.codes.shape
     (16, 256)
 
     Args:

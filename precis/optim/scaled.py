@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from precis.optim.applied import Apply, Applying, apply_update, no_tally
+from precis.optim.applied import Applying, InPlace, apply_update
 from precis.optim.norm import Norm, check_limit, clipped, gradient_norm, unscale, widened
 from precis.optim.scale import LossScale, adjust, checked
 from precis.tree import path_str
@@ -113,27 +113,31 @@ def loss_scaled(
         state: PyTree,
         params: PyTree = None,
         *,
-        apply: Apply | None = None,
+        in_place: InPlace | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, LossScaledState]:
+        if in_place is not None:
+            updates = in_place.prepared(updates)
         factor = state.scale.value
         norm = gradient_norm(updates, scale=factor)
         if axis_name is not None:
             norm = _agreed(norm, axis_name)
 
+        def unscaled(grads: PyTree) -> PyTree:
+            grads = unscale(grads, factor)
+            return grads if clip is None else clipped(grads, norm, clip)
+
+        if in_place is not None:
+            when = norm.finite if in_place.when is None else norm.finite & in_place.when
+            how = InPlace(in_place.apply, unscaled, when)
+            made = apply_update(inner, updates, state.inner, params, how=how, **extra_args)
+            return (made.params, made.tally), _counted(state, made.state, norm, in_place.when)
+
         # Both widen inside the cond, where it fuses with what follows: no float32 copies.
         def step(grads: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-            grads = unscale(grads, factor)
-            if clip is not None:
-                grads = clipped(grads, norm, clip)
-            if apply is None:
-                return wrapped.update(grads, inner_state, widened(params), **extra_args)
-            made = apply_update(inner, grads, inner_state, params, apply=apply, **extra_args)
-            return (made.params, made.tally), made.state
+            return wrapped.update(unscaled(grads), inner_state, widened(params), **extra_args)
 
         def skip(grads: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-            if apply is not None:
-                return (params, no_tally(apply, params)), inner_state
             # Never computed, but it gives -0.0 the exact type of an update, sharding included.
             unused, _ = step(grads, inner_state, params)
             return jax.tree.map(lambda u: jnp.where(False, u, -jnp.zeros_like(u)), unused), (
@@ -141,7 +145,7 @@ def loss_scaled(
             )
 
         out, inner_state = lax.cond(norm.finite, step, skip, updates, state.inner, params)
-        return out, _counted(state, inner_state, norm)
+        return out, _counted(state, inner_state, norm, None)
 
     return Applying(init, update)
 
@@ -206,11 +210,13 @@ def _agreed(norm: Norm, axis_name: str | tuple[str, ...]) -> Norm:
     return Norm(value, finite)
 
 
-def _counted(state: LossScaledState, inner: PyTree, norm: Norm) -> LossScaledState:
+def _counted(
+    state: LossScaledState, inner: PyTree, norm: Norm, when: Array | None
+) -> LossScaledState:
     scale = adjust(state.scale, norm.finite)
     skips = jnp.where(norm.finite, 0, state.consecutive_skips + 1)
     bad = (~norm.finite).astype(jnp.int32)
-    return LossScaledState(
+    after = LossScaledState(
         scale=scale,
         inner=inner,
         applied=state.applied + (1 - bad),
@@ -221,3 +227,8 @@ def _counted(state: LossScaledState, inner: PyTree, norm: Norm) -> LossScaledSta
         stuck=(skips >= 2) & (scale.value == state.scale.value),
         grad_norm=norm.value.astype(jnp.float32),
     )
+    if when is None:
+        return after
+    small, before = after._replace(inner=()), state._replace(inner=())
+    kept = jax.tree.map(lambda new, old: jnp.where(when, new, old), small, before)
+    return kept._replace(inner=inner)

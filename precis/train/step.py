@@ -12,6 +12,7 @@ import optax
 from jax import Array
 
 from precis.optim import (
+    InPlace,
     LossScale,
     Norm,
     apply_update,
@@ -126,7 +127,7 @@ def make_step(
             before.params, before.state, batch, key=key, train=True, scale=factor
         )
         params, opt_state, lost = apply_update(
-            optimizer, grads, before.opt_state, before.params, apply=apply
+            optimizer, grads, before.opt_state, before.params, how=InPlace(apply)
         )
         measured: dict[str, Array] = {}
         if factor is None:

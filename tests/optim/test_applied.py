@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from precis.optim import (
+    InPlace,
     add_updates,
     apply_update,
     dynamic_loss_scale,
@@ -100,7 +101,9 @@ def test_the_tally_is_of_applied_steps(grad, changed):
     params = {"a": jnp.ones(3), "b": jnp.ones(2)}
     optimizer = loss_scaled(optax.sgd(0.1), dynamic_loss_scale())
     grads = jax.tree.map(lambda p: jnp.full_like(p, grad * 2.0**15), params)
-    applied = apply_update(optimizer, grads, optimizer.init(params), params, apply=count_changes)
+    applied = apply_update(
+        optimizer, grads, optimizer.init(params), params, how=InPlace(count_changes)
+    )
     assert int(applied.tally) == changed
 
 

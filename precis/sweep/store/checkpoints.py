@@ -16,8 +16,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from precis.tree import leaves_with_paths
+from precis.tree import check_static_facts, leaves_with_paths, static_facts
 from precis.types import PyTree
+
+# What a checkpoint consists of: arrays, and what else it takes to read them.
+_ARRAYS, _FACTS = "arrays", "facts"
 
 
 class Restored(NamedTuple):
@@ -49,7 +52,11 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree) -> None:
     if manager.latest_step() == step:
         return
     leaves = {path: _to_disk(leaf) for path, leaf in leaves_with_paths(state)}
-    manager.save(step, args=ocp.args.StandardSave(leaves))
+    args = {
+        _ARRAYS: ocp.args.StandardSave(leaves),
+        _FACTS: ocp.args.JsonSave(static_facts(state)),
+    }
+    manager.save(step, args=ocp.args.Composite(**args))
     manager.wait_until_finished()
 
 
@@ -57,12 +64,16 @@ def restore(manager: ocp.CheckpointManager, template: PyTree) -> Restored | None
     """The newest state, in the structure of `template`; None if none was saved.
 
     Raises:
-        ValueError: What was saved has other leaves, shapes or dtypes than `template`.
+        ValueError: What was saved has other leaves, shapes, dtypes or static fields, such as a
+            moment's format, than `template`.
     """
     step = manager.latest_step()
     if step is None:
         return None
-    saved = manager.restore(step, args=ocp.args.StandardRestore())
+    args = {_ARRAYS: ocp.args.StandardRestore(), _FACTS: ocp.args.JsonRestore()}
+    found = manager.restore(step, args=ocp.args.Composite(**args))
+    check_static_facts(found[_FACTS], template)
+    saved = found[_ARRAYS]
     wanted = dict(leaves_with_paths(template))
     if saved.keys() != wanted.keys():
         odd = sorted(saved.keys() ^ wanted.keys())[:3]

@@ -1,0 +1,298 @@
+"""Moments in blocks, against the whole leaf decoded, updated by optax, and encoded again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from precis.formats import quantize_dequantize
+from precis.optim import (
+    InPlace,
+    add_updates,
+    apply_update,
+    dynamic_loss_scale,
+    loss_scaled,
+    quantized_state,
+    state_of,
+    stored_moments,
+)
+from precis.optim.chunks import _CHUNK
+from precis.optim.fields import SECOND, map_moments
+from precis.sweep.store import checkpoints
+from precis.tree import nbytes
+
+INNERS = {
+    "adam": optax.adam(1e-2),
+    "adamw": optax.adamw(1e-2, weight_decay=0.1),
+    "lion": optax.lion(1e-3),
+    "sgd": optax.sgd(0.1, momentum=0.9),
+}
+# In order: blocks of which the last is short, one chunk, one chunk and a short block, two chunks.
+SIZES = [4096, 5000, _CHUNK, _CHUNK + 100, 2 * _CHUNK]
+
+
+def gradients(seed, size):
+    """Heavy-tailed, as gradients are."""
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.standard_t(3, size) * 10.0 ** rng.uniform(-4, 0, size), jnp.float32)
+
+
+def raw(x):
+    return np.asarray(x).tobytes()
+
+
+def coded(x, fmt):
+    """`x` as blocks of its flat form say it."""
+    flat = jnp.ravel(x)
+    return quantize_dequantize(flat, fmt).reshape(x.shape)
+
+
+def reference(inner, first, second, params, grads):
+    """The same by whole leaves: what blocks must equal."""
+    state = inner.init(params)
+    for g in grads:
+        updates, state = inner.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+        state = map_moments(
+            lambda tree, name: {
+                k: coded(x, second if name in SECOND else first) for k, x in tree.items()
+            },
+            state,
+        )
+    return params
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", INNERS)
+def test_blocks_equal_whole_leaves(name, size):
+    inner = INNERS[name]
+    params = {"w": gradients(0, size)}
+    grads = [{"w": gradients(seed, size)} for seed in (1, 2, 3)]
+    optimizer = quantized_state(inner, "dynamic8", "e5m2")
+    state, got = optimizer.init(params), params
+    step = jax.jit(lambda g, s, p: apply_update(optimizer, g, s, p)[:2])
+    for g in grads:
+        got, state = step(g, state, got)
+    want = reference(inner, "dynamic8@block256", "e5m2@block256", params, grads)
+    # A multiply-add that one program contracts may move a moment by an ulp, and that its code:
+    # then a step differs by a fraction of the learning rate. It must be rare.
+    differs = np.abs(np.asarray(got["w"] - want["w"])) > 3e-7
+    assert differs.mean() < 2e-3
+    np.testing.assert_allclose(got["w"], want["w"], rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("shape", [(4096,), (64, 65), (3, 40, 41)])
+def test_updates_are_what_is_applied(shape):
+    params = {"a": {"w": gradients(0, shape)}, "b": gradients(1, 3)}
+    optimizer = quantized_state(optax.adamw(1e-2, weight_decay=0.1), "int8")
+    state = optimizer.init(params)
+    grads = jax.tree.map(lambda p: gradients(2, p.shape), params)
+    updates, after = jax.jit(optimizer.update)(grads, state, params)
+    applied = jax.jit(lambda g, s, p: apply_update(optimizer, g, s, p))(grads, state, params)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(applied.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for u, p, new in zip(*map(jax.tree.leaves, (updates, params, applied.params)), strict=True):
+        assert u.dtype == jnp.float32
+        np.testing.assert_allclose(p + u, new, rtol=2.0**-23, atol=2.0**-26)
+
+
+def test_small_and_kept_leaves_are_optax_bit_for_bit():
+    params = {"embed": gradients(0, (64, 64)), "norm": gradients(1, 64), "w": gradients(2, 8192)}
+    grads = jax.tree.map(lambda p: gradients(3, p.shape), params)
+    inner = optax.adam(1e-3)
+    optimizer = quantized_state(inner, keep=["embed"])
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    want, _ = inner.update(grads, inner.init(params), params)
+    assert set(state.leaves) == {"w"}
+    for name in ("embed", "norm"):
+        np.testing.assert_array_equal(updates[name], want[name])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_parameters_are_updated_from_float32(dtype):
+    params = {"w": jnp.ones(4096, dtype)}
+    optimizer = quantized_state(optax.sgd(2.0**-12, momentum=0.9), "int8")
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates["w"].dtype == jnp.float32
+    applied = apply_update(optimizer, params, optimizer.init(params), params)
+    assert applied.params["w"].dtype == dtype
+
+
+def test_one_moment_in_a_dtype_and_one_in_blocks():
+    params = {"w": gradients(0, 5000)}
+    optimizer = stored_moments(optax.adam(1e-3), "bf16", "dynamic8@block128")
+    state = optimizer.init(params)
+    _, state = optimizer.update(params, state, params)
+    (adam, _) = state.leaves["w"]
+    assert adam.mu.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(adam.mu, (0.1 * params["w"]).astype(jnp.bfloat16))
+    assert adam.nu.codes.shape == (40, 128)
+    assert str(adam.nu.format) == "udynamic8@block128"
+    np.testing.assert_allclose(
+        adam.nu.values, coded(0.001 * params["w"] ** 2, "udynamic8@block128"), rtol=1e-6
+    )
+
+
+def test_different_blocks_end_differently():
+    params = {"w": gradients(0, _CHUNK + 700)}
+    optimizer = stored_moments(optax.adam(1e-3), "int8@block256", "dynamic8@block96")
+    grads = {"w": gradients(1, _CHUNK + 700)}
+    updates, state = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    want, _ = optax.adam(1e-3).update(grads, optax.adam(1e-3).init(params), params)
+    np.testing.assert_allclose(updates["w"], want["w"], rtol=1e-5)  # moments were still zero
+    (adam, _) = state.leaves["w"]
+    np.testing.assert_allclose(adam.mu.values, coded(0.1 * grads["w"], "int8@block256"), rtol=1e-6)
+
+
+def test_states_take_a_quarter():
+    params = {"w": jnp.zeros((512, 512))}
+    ratio = nbytes(quantized_state(optax.adam(1.0)).init(params).leaves) / (2 * nbytes(params))
+    assert ratio < 0.26
+
+
+def test_memory_of_a_large_leaf():
+    leaf = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.float32)}
+    optimizer = quantized_state(optax.adam(1e-3))
+    state = jax.eval_shape(optimizer.init, leaf)
+
+    def step(params, state, grads):
+        return apply_update(optimizer, grads, state, params)[:2]
+
+    memory = (
+        jax.jit(step, donate_argnums=(0, 1)).lower(leaf, state, leaf).compile().memory_analysis()
+    )
+    total = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    # 128 MiB are parameters and gradients; float32 moments would be 128 more.
+    assert total / 2**20 - 128 < 38
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_skipped_step_leaves_every_bit(bad):
+    params = {"w": gradients(0, _CHUNK + 300), "b": gradients(1, 7)}
+    optimizer = loss_scaled(quantized_state(optax.adamw(1e-3)), dynamic_loss_scale(), clip=1.0)
+    state = optimizer.init(params)
+    step = jax.jit(lambda g, s, p: apply_update(optimizer, g, s, p)[:2])
+    params, state = step(params, state, params)
+    grads = {"w": params["w"].at[17].set(bad), "b": params["b"]}
+    after, after_state = step(grads, state, params)
+    assert int(state_of(after_state).skipped) == 1
+    before = (params, state_of(state).inner)
+    for a, b in zip(
+        *map(jax.tree.leaves, (before, (after, state_of(after_state).inner))), strict=True
+    ):
+        assert raw(a) == raw(b)
+
+
+def test_the_tally_is_added_over_chunks_and_leaves():
+    params = {"w": jnp.ones(2 * _CHUNK + 5), "b": jnp.ones(3)}
+
+    def count(params, updates):
+        new, _ = add_updates(params, updates)
+        return new, sum(jnp.sum(u != 0) for u in jax.tree.leaves(updates))
+
+    optimizer = quantized_state(optax.adam(1e-3))
+    state = optimizer.init(params)
+    for when, counted in [(None, 2 * _CHUNK + 8), (True, 2 * _CHUNK + 8), (False, 0)]:
+        how = InPlace(count, when=None if when is None else jnp.asarray(when))
+        assert int(apply_update(optimizer, params, state, params, how=how).tally) == counted
+
+
+def test_a_block_with_a_nan_is_nan_and_others_are_not():
+    params = {"w": jnp.ones(4096)}
+    optimizer = quantized_state(optax.sgd(0.1, momentum=0.9))
+    grads = {"w": jnp.ones(4096).at[300].set(jnp.nan)}
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    values = state.leaves["w"][0].trace.values
+    assert np.isnan(values[256:512]).all()
+    np.testing.assert_array_equal(values[:256], 1)
+    np.testing.assert_array_equal(values[512:], 1)
+
+
+def test_under_vmap():
+    params = {"w": gradients(0, (3, 4200))}
+    optimizer = quantized_state(optax.adam(1e-3))
+    states = jax.vmap(optimizer.init)(params)
+    updates, _ = jax.vmap(optimizer.update)(params, states, params)
+    for i in range(3):
+        one = {"w": params["w"][i]}
+        want, _ = optimizer.update(one, optimizer.init(one), one)
+        np.testing.assert_allclose(updates["w"][i], want["w"], rtol=1e-6)
+
+
+def test_under_shard_map_and_scan():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    params = {"w": gradients(0, 4200)}
+    optimizer = quantized_state(optax.adam(1e-3))
+
+    def steps(params, state, grads):
+        def step(carry, g):
+            return apply_update(optimizer, {"w": g}, carry[1], carry[0])[:2], None
+
+        return jax.lax.scan(step, (params, state), grads)[0]
+
+    specs = PartitionSpec()
+    sharded = jax.shard_map(steps, mesh=mesh, in_specs=(specs,) * 3, out_specs=specs)
+    grads = jnp.stack([gradients(seed, 4200) for seed in (1, 2)])
+    state = optimizer.init(params)
+    got, want = (jax.jit(fn)(params, state, grads) for fn in (sharded, steps))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_orbax_keeps_every_field_and_names_another_format(tmp_path):
+    params = {"w": gradients(0, 5000)}
+    optimizer = quantized_state(optax.adam(1e-3), "int8", "e5m2")
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    with checkpoints.opened(tmp_path) as manager:
+        checkpoints.save(manager, 1, state)
+        back = checkpoints.restore(manager, jax.eval_shape(lambda: state))
+        assert isinstance(manager, ocp.CheckpointManager)
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(back.state), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        other = quantized_state(optax.adam(1e-3), "dynamic8", "e5m2").init(params)
+        with pytest.raises(ValueError, match=r"w/0/mu was saved as .*int8@block256.*dynamic8@block"):
+            checkpoints.restore(manager, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: quantized_state(optax.adam(1.0), v="int8"), r"v=int8@block256: .* explode"),
+        (lambda: quantized_state(optax.adam(1.0), v="nf4"), r"v=nf4@block256: .* explode"),
+        (lambda: quantized_state(optax.adam(1.0), "uint8"), "no negative values"),
+        (lambda: quantized_state(optax.adam(1.0), "e5m8"), "at most 8 bits"),
+        (
+            lambda: quantized_state(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1.0))),
+            r"mixes those of a leaf \(reduce_sum\): chain",
+        ),
+        (lambda: quantized_state(optax.lamb(1.0)), "mixes those of a leaf"),
+        (lambda: stored_moments(optax.adam(1.0), "int8", "f32"), "wants blocks, as in int8@block"),
+        (lambda: stored_moments(optax.adam(1.0), "f32", "f32", keep=["a"]), "have none"),
+    ],
+)
+def test_what_cannot_work_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (quantized_state(optax.adam(1.0), keep=["embedding"]), "did you mean 'embed'"),
+        (quantized_state(optax.adam(1.0), min_size=10**6), "no parameter has its moments in block"),
+        (quantized_state(optax.amsgrad(1.0)), "keeps .*nu_max"),
+        (quantized_state(optax.rmsprop(1.0, initial_scale=1.0)), "start from 0"),
+    ],
+)
+def test_what_does_not_fit_the_parameters_is_refused(optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer.init({"embed": jnp.zeros(4096), "w": jnp.zeros((64, 64))})
