@@ -2,7 +2,8 @@ from .blocks import Blocks, from_blocks, quantize_dequantize, to_blocks
 from .cast import cast_to, wide_dtype
 from .catalogue import BFLOAT16, CATALOGUE, FLOAT16, FLOAT32, FLOAT64, TF32
 from .codes import decode, encode
-from .compact import Compact, compact_format, compact_zeros, compress, decompress
+from .compact import Compact, compact_zeros, compress, decompress
+from .compact_format import compact_format
 from .exact import nearest_code, neighbors, value_of
 from .facts import Facts, facts
 from .pack import Packed, pack, unpack

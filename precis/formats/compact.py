@@ -16,8 +16,7 @@ from jax import Array
 
 from precis.formats.ladder import ends, number_at
 from precis.formats.lookup import places_in_order
-from precis.formats.parse import Format, parse
-from precis.formats.scaled import Rounded, ScaledFormat
+from precis.formats.scaled import ScaledFormat
 from precis.formats.scales import amax, float_scales, times_inverse
 from precis.formats.spec import Codebook, Grid
 from precis.formats.table import count_below
@@ -33,23 +32,6 @@ class Compact(NamedTuple):
 
     codes: Array
     scales: Array
-
-
-def compact_format(fmt: Format | str) -> ScaledFormat:
-    """`fmt`, checked to be one that `compress` takes.
-
-    Raises:
-        ValueError: It has no blocks with float32 scales, its grid has more than 8 bits, or it
-            rounds other than to the nearest.
-    """
-    fmt = parse(fmt)
-    if not isinstance(fmt, ScaledFormat) or fmt.granularity != "block" or fmt.scale is not None:
-        raise ValueError(f"blocks with float32 scales are wanted, as in int8@block256, got {fmt}")
-    if fmt.grid.bits > 8:
-        raise ValueError(f"a grid of at most 8 bits is wanted, as in int8@block256, got {fmt}")
-    if fmt.rounding != Rounded(fmt.grid, overflow="saturate"):
-        raise ValueError(f"{fmt}: what is kept in few bits is rounded to nearest")
-    return fmt
 
 
 def compress(x: Array, fmt: ScaledFormat) -> Compact:

@@ -81,8 +81,8 @@ def apply_update(
     block by block. For any other, it is the two calls, with parameters widened to float32 for
     the first.
 
-    >>> applied = apply_update(optax.sgd(0.5), jnp.float32(2), (optax.EmptyState(),) * 2, jnp.float32(1))
-    >>> float(applied.params)
+    >>> sgd, params = optax.sgd(0.5), jnp.float32(1)
+    >>> float(apply_update(sgd, jnp.float32(2), sgd.init(params), params).params)
     0.0
 
     Args:

@@ -259,7 +259,9 @@ def test_orbax_keeps_every_field_and_names_another_format(tmp_path):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
         other = quantized_state(optax.adam(1e-3), "dynamic8", "e5m2").init(params)
-        with pytest.raises(ValueError, match=r"w/0/mu was saved as .*int8@block256.*dynamic8@block"):
+        with pytest.raises(
+            ValueError, match=r"w/0/mu was saved as .*int8@block256.*dynamic8@block"
+        ):
             checkpoints.restore(manager, other)
 
 
