@@ -1,4 +1,4 @@
-"""What the figures draw, as arrays: loss over steps, and its paired gap to the baseline."""
+"""What the figures draw, as arrays: loss and its gap to the baseline, loss scale, over steps."""
 
 from __future__ import annotations
 
@@ -51,6 +51,26 @@ class Loss:
     ends: tuple[tuple[int, float], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The loss scale of one seed.
+
+    Attributes:
+        steps: [n] int64, ascending: the logged steps.
+        values: [n] float64, the scale that each of them used.
+        skips: (step, scale) of each logged step at which more steps were skipped than at the last.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    skips: tuple[tuple[int, float], ...]
+
+
+def scales(row: Row) -> tuple[Scale, ...]:
+    """The arm's loss scale over steps, seed by seed; empty where the loss is not scaled."""
+    return tuple(found for trial in row.trials if (found := _scale(trial)))
+
+
 def loss(row: Row) -> Loss | None:
     """The arm's training loss over steps; None if nothing was logged.
 
@@ -95,6 +115,18 @@ def gap(row: Row, baseline: Row) -> Line | None:
     keep = _kept(len(shared))
     steps = np.array(shared, np.int64)
     return Line(steps[keep], middle[keep], seeds.min(axis=0)[keep], seeds.max(axis=0)[keep])
+
+
+def _scale(trial: Trial) -> Scale | None:
+    logged = [row for row in trial.train if row.values.get("loss_scale") is not None]
+    if not logged:
+        return None
+    skipped = [int(row.values.get("skipped", 0)) for row in logged]
+    more = np.diff(skipped, prepend=0) > 0
+    steps = np.array([row.step for row in logged], np.int64)
+    values = np.array([float(row.values["loss_scale"]) for row in logged])
+    skips = zip(steps[more].tolist(), values[more].tolist(), strict=True)
+    return Scale(*_thin(steps, values), tuple(skips))
 
 
 def _losses(trial: Trial) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""The figures as inline SVG: the final gaps, the loss over steps, and the gap over steps."""
+"""The figures as inline SVG: the final gaps; loss, its gap and the loss scale over steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from precis.report import curves
 from precis.report.answer import badge, detail
 from precis.report.canvas import HALF, WHOLE, line, log_axis, render
 from precis.report.palette import BAND, FLOOR, INK, Style, stand_in, styles
+from precis.report.powers import power
 from precis.report.records import Store
 from precis.report.rows import Row, TaskTable
 from precis.report.words import number, short
@@ -33,17 +34,19 @@ class Figures(NamedTuple):
         gaps: Final paired gaps against the tolerance.
         losses: Training loss over steps.
         drift: Gap of the training loss to the baseline at matched steps.
+        scales: Loss scale over steps, of the arms that have one.
     """
 
     gaps: str
     losses: str
     drift: str
+    scales: str
 
 
 def figures(store: Store, table: TaskTable) -> Figures:
     """All figures of a task, in the colors that its sweep gives to the arms."""
     look = styles(store)
-    return Figures(gaps(table, look), losses(table, look), drift(table, look))
+    return Figures(*(draw(table, look) for draw in (gaps, losses, drift, scales)))
 
 
 def gaps(table: TaskTable, styles: dict[str, Style]) -> str:
@@ -144,6 +147,34 @@ def drift(table: TaskTable, styles: dict[str, Style]) -> str:
 
     label = "Gap of the training loss to the baseline at matched steps, by arm"
     return render(draw, HALF, 320, salt=f"drift {table.task.label}", label=label)
+
+
+def scales(table: TaskTable, styles: dict[str, Style]) -> str:
+    """The loss scale of each seed over steps, a cross where steps were skipped.
+
+    Empty if no loss is scaled.
+    """
+    found = [(row, seed) for row in table.rows for seed in curves.scales(row)]
+    if not found:
+        return ""
+
+    def draw(axes: Axes) -> None:
+        for row, seed in found:
+            style = styles[row.arm.name]
+            axes.step(seed.steps, seed.values, where="post", **line(style, 1.6))
+            if seed.skips:
+                marks = line(style, 2.0) | {"linestyle": "", "marker": "x", "markersize": 7}
+                axes.plot(*zip(*seed.skips, strict=True), **marks)
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(lambda value, _: power(value) or short(value))
+        low = min(seed.values.min() for _, seed in found)
+        high = max(seed.values.max() for _, seed in found)
+        # A scale that never moved deserves a frame too.
+        axes.set_ylim(low / 4, high * 4)
+        axes.set_xlabel("step")
+
+    label = "Loss scale over steps, by arm and seed"
+    return render(draw, WHOLE, 200, salt=f"scales {table.task.label}", label=label)
 
 
 def _limit(table: TaskTable, rows: list[Row]) -> float:

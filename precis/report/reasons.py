@@ -9,6 +9,7 @@ import numpy as np
 
 from precis.formats import FloatFormat, parse_float
 from precis.report.grain import grains
+from precis.report.powers import power
 from precis.report.records import Trial
 from precis.report.rows import Row, TaskTable
 from precis.report.words import count, percent, short
@@ -195,7 +196,11 @@ def _skipped(row: Row) -> str:
         return ""
     ends = [trial.summary.get("loss_scale_final") for trial in row.trials]
     scales = sorted({scale for scale in ends if scale})
-    end = f"; the scale ended at {' and '.join(map(_power, scales))}" if scales else ""
+    end = (
+        f"; the scale ended at {' and '.join(power(s) or f'{s:g}' for s in scales)}"
+        if scales
+        else ""
+    )
     return f"Loss scaling skipped {count(row.skipped, 'step')} of {row.taken}{end}."
 
 
@@ -225,9 +230,3 @@ def _median(trials: Iterable[Trial], name: str) -> float | None:
 def _part(x: float) -> str:
     """A power of two below one, as the reader's fraction."""
     return f"1 part in {1 / x:,.0f}"
-
-
-def _power(scale: float) -> str:
-    """A loss scale, which is a power of two unless somebody set it otherwise."""
-    mantissa, exponent = math.frexp(scale)
-    return f"2^{exponent - 1}" if mantissa == 0.5 else f"{scale:g}"

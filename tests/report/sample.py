@@ -257,7 +257,10 @@ def trajectory(made, task, seed, end, number, *, diverged):
         row = {"step": step, "loss": loss, "grad_norm": 1.0 + share}
         row |= {"grad_zero": made.grad_zero, "update_lost": made.update_lost}
         if made.loss_scale:
-            row |= {"loss_scale": 32768.0, "skipped": made.skipped}
+            # A step is skipped every 30, and the scale halved, until it is where it should be.
+            skipped = min(step // 30, made.skipped)
+            scale = 32768.0 * 2.0 ** (made.skipped - skipped)
+            row |= {"loss_scale": scale, "skipped": skipped}
         if diverged and step == end:
             row |= {"loss": math.nan, "grad_norm": math.inf}
         rows.append(row)

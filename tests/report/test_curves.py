@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from precis.report.curves import gap, loss
+from precis.report.curves import gap, loss, scales
 
 
 def logged(trial):
@@ -44,6 +44,16 @@ def test_the_mean_is_over_all_seeds(rows):
 
 def test_the_gap_of_an_arm_to_itself_is_zero(rows):
     assert not gap(rows["f32"], rows["f32"]).high.any()
+
+
+def test_a_scale_has_its_history_and_its_skips(rows):
+    assert scales(rows["f32"]) == ()
+    first, *others = scales(rows["mixed_f16"])
+    assert len(others) == 2
+    assert first.skips == ((30, 2.0**17), (60, 2.0**16), (90, 2.0**15))
+    assert list(first.steps) == list(range(10, 301, 10))
+    assert list(first.values[:3]) == [2.0**18, 2.0**18, 2.0**17]
+    assert set(first.values[9:]) == {2.0**15}
 
 
 def test_long_runs_are_thinned_from_end_to_end(sample, tmp_path):
