@@ -123,8 +123,11 @@ def test_recipes_merge_in_order():
         merge_recipe(Recipe(), {"optimizer": "sgd", "momentum": 2.0}, where="here")
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(EXPERIMENTS.rglob("*.toml")), ids=lambda path: path.parent.name
+)
 def test_our_own_files_are_good(path):
     sweep = load_sweep(path)
-    assert len(sweep.arm) >= 7
+    assert len(sweep.arm) >= 5
+    assert sweep.name in (path.stem, path.parent.name)
     assert all(task.tolerance is not None for task in sweep.task)
