@@ -30,6 +30,7 @@ def autocast(
     fn: Callable[..., Out],
     policy: PolicyRules | Policy | str,
     *,
+    key: Array | None = None,
     forward_mode: bool = False,
     pins: Literal["respect", "override"] = "respect",
 ) -> Callable[..., Out]:
@@ -50,6 +51,7 @@ def autocast(
         fn: Takes a module, or a tuple of them, first; the other arguments are arrays, trees of
             arrays, and constants.
         policy: A policy, rules by path, or the text of either.
+        key: As `precis.autocast`.
         forward_mode: As `precis.autocast`.
         pins: As `precis.autocast`.
 
@@ -73,7 +75,8 @@ def autocast(
             left.append(after)
             return out, plain(after)
 
-        cast = walk_autocast(pure, policy, state_argnums=1, forward_mode=forward_mode, pins=pins)
+        how: dict[str, Any] = {"key": key, "forward_mode": forward_mode, "pins": pins}
+        cast = walk_autocast(pure, policy, state_argnums=1, **how)
         out, after = cast(plain(params), plain(rest), *args, **kwargs)
         attach(module, left[-1], after)
         return out

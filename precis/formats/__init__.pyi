@@ -10,7 +10,7 @@ from .pack import Packed, pack, unpack
 from .parse import Format, parse, parse_float, parse_grid
 from .reading import Reading, read_number
 from .round import round_to
-from .scaled import BLOCK_FORMATS, Rounded, ScaledFormat
+from .scaled import BLOCK_FORMATS, Rounded, ScaledFormat, is_stochastic
 from .scales import scale_exponents
 from .spec import Codebook, FloatFormat, Grid, IntFormat
 
@@ -43,6 +43,7 @@ __all__ = [
     "encode",
     "facts",
     "from_blocks",
+    "is_stochastic",
     "nearest_code",
     "neighbors",
     "pack",

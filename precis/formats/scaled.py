@@ -117,5 +117,16 @@ class ScaledFormat:
         return self.bits + (scale_bits / self.block if self.block else 0.0)
 
 
+def is_stochastic(fmt: Grid | Rounded | ScaledFormat) -> bool:
+    """Whether values come onto `fmt` by chance, which takes a random key.
+
+    >>> from precis.formats import parse
+    >>> [is_stochastic(parse(name)) for name in ("int8", "int8(stochastic)@channel")]
+    [False, True]
+    """
+    how = fmt.element if isinstance(fmt, ScaledFormat) else fmt
+    return isinstance(how, Rounded) and how.rounding == "stochastic"
+
+
 def _with_options(text: str, options: list[str]) -> str:
     return f"{text}({','.join(options)})" if options else text

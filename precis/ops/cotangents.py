@@ -15,22 +15,31 @@ from precis.ops.product import MATRIX_OPS, MatrixOp, bind, product
 
 
 class Tagged(NamedTuple):
-    """An array, and the scaled format that it is still to be brought to, if any."""
+    """An array, and the scaled format that it is still to be brought to, if any.
+
+    Attributes:
+        array: [...].
+        format: That format.
+        key: A random key for it, if it is stochastic.
+    """
 
     array: Array
     format: Format | None
+    key: Array | None = None
 
 
-def bring_for(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array:
+def bring_for(op: MatrixOp, x: Array, fmt: Format, side: int, key: Array | None = None) -> Array:
     """`bring` for operand `side` of `op`."""
-    return bring(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side))
+    return bring(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side), key)
 
 
-def bring_coded_for(op: MatrixOp, x: Array, fmt: Format, side: int) -> Array | Coded:
+def bring_coded_for(
+    op: MatrixOp, x: Array, fmt: Format, side: int, key: Array | None = None
+) -> Array | Coded:
     """`bring_coded` for operand `side` of `op`; a ragged dot's groups have scales of their own."""
     if op.group_sizes is not None:
-        return bring_for(op, x, fmt, side)
-    return bring_coded(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side))
+        return bring_for(op, x, fmt, side, key)
+    return bring_coded(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side), key)
 
 
 def cotangent_of(op: MatrixOp, side: int, operands: Sequence[Tagged], g: Tagged) -> Array:
@@ -76,7 +85,7 @@ def _evaluate(jaxpr: Any, *args: Tagged, is_tf32: bool) -> Array:
         values = [read(atom) for atom in eqn.invars]
         if eqn.primitive.name not in MATRIX_OPS:
             arrays = [value.array for value in values]
-            out = Tagged(eqn.primitive.bind(*arrays, **eqn.params), values[0].format)
+            out = values[0]._replace(array=eqn.primitive.bind(*arrays, **eqn.params))
         else:
             sizes = values.pop().array if len(values) > 2 else None
             op = MatrixOp(eqn.primitive, dict(eqn.params), sizes, is_tf32)
@@ -92,8 +101,8 @@ def _evaluate(jaxpr: Any, *args: Tagged, is_tf32: bool) -> Array:
 
 def _multiplied(op: MatrixOp, operands: Sequence[Tagged]) -> Tagged:
     brought = (
-        x if fmt is None else bring_coded_for(op, x, fmt, side)
-        for side, (x, fmt) in enumerate(operands)
+        x if fmt is None else bring_coded_for(op, x, fmt, side, key)
+        for side, (x, fmt, key) in enumerate(operands)
     )
     return Tagged(product(op, *brought), None)
 

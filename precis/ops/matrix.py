@@ -8,6 +8,10 @@ A scaled format has its groups along what a product sums over. The backward prod
 other axes, so what runs on a scaled grid there is brought onto it anew, from unrounded values.
 Where the cotangent's format is not scaled, they take the operands as the forward product had
 them: the gradient is then that of the product of rounded operands, straight through the rounding.
+
+What is rounded by chance follows the same lines. What was drawn for the forward product is drawn
+again, the same, where the backward products take what it had; and what is brought onto a scaled
+grid anew is drawn anew, for each product by itself.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex_core
 
-from precis.formats import TF32, FloatFormat, Format, cast_to
+from precis.formats import TF32, FloatFormat, Format, Rounded, cast_to, is_stochastic
 from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_of
+from precis.ops.noise import GRAD, factor_of, grad_of, key_of
 from precis.ops.operand import is_scaled
 from precis.ops.product import MatrixOp, product
 
@@ -58,6 +63,11 @@ class Roles(NamedTuple):
     grad: Format
 
     @property
+    def is_stochastic(self) -> bool:
+        """Whether an operand, of the forward or of a backward product, is rounded by chance."""
+        return any(map(is_stochastic, (self.lhs.format, self.rhs.format, self.grad)))
+
+    @property
     def is_tf32(self) -> bool:
         """Whether no operand has more bits than TF32, so that a GPU may multiply in that."""
         formats = (self.lhs.format, self.rhs.format, self.grad)
@@ -70,10 +80,17 @@ class _Saved(NamedTuple):
     lhs: Any
     rhs: Any
     sizes: Array | None
+    noise: Array | None
 
 
 def matrix_op(
-    op: MatrixOp, lhs: Array, rhs: Array, *, roles: Roles, forward_mode: bool = False
+    op: MatrixOp,
+    lhs: Array,
+    rhs: Array,
+    *,
+    roles: Roles,
+    noise: Array | None = None,
+    forward_mode: bool = False,
 ) -> Array:
     """The product of `lhs` and `rhs` under `roles`, in `roles.out`'s carrier dtype.
 
@@ -87,13 +104,14 @@ def matrix_op(
         lhs: Float array in any float dtype, shaped as the primitive wants.
         rhs: Likewise.
         roles: The formats.
+        noise: [] random key, which stochastic roles need: one for each op of a program.
         forward_mode: Leave out the custom rule, so that `jax.jvp` works. The gradients are then
             JAX's own, and `grad` in roles and operands has no effect.
     """
     dtypes = lhs.dtype, rhs.dtype
     key = _Key(op.primitive, tuple(sorted(op.params.items())), roles, dtypes)
     run = _plain_once if forward_mode else _product_once
-    return run(lhs, rhs, op.group_sizes, key)
+    return run(lhs, rhs, op.group_sizes, noise, key)
 
 
 class _Key(NamedTuple):
@@ -111,45 +129,64 @@ class _Key(NamedTuple):
         return cast_to(cast_to(out, self.roles.accum), self.roles.out)
 
 
-def _plain(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> Array:
-    op, roles = key.op(sizes), key.roles
-    low = bring_for(op, lhs, roles.lhs.format, 0), bring_for(op, rhs, roles.rhs.format, 1)
+def _plain(lhs: Array, rhs: Array, sizes: Array | None, noise: Array | None, key: _Key) -> Array:
+    op, formats = key.op(sizes), (key.roles.lhs.format, key.roles.rhs.format)
+    sides = enumerate(zip((lhs, rhs), formats, strict=True))
+    low = (bring_for(op, x, fmt, i, key_of(noise, fmt, x, i)) for i, (x, fmt) in sides)
     return key.handed_over(product(op, *low))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _product(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> Array:
-    return _forward(lhs, rhs, sizes, key)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _product(lhs: Array, rhs: Array, sizes: Array | None, noise: Array | None, key: _Key) -> Array:
+    return _forward(lhs, rhs, sizes, noise, key)[0]
 
 
-def _forward(lhs: Array, rhs: Array, sizes: Array | None, key: _Key) -> tuple[Array, _Saved]:
+def _forward(
+    lhs: Array, rhs: Array, sizes: Array | None, noise: Array | None, key: _Key
+) -> tuple[Array, _Saved]:
     op, formats = key.op(sizes), (key.roles.lhs.format, key.roles.rhs.format)
-    low = [bring_coded_for(op, x, formats[i], i) for i, x in enumerate((lhs, rhs))]
+    sides = enumerate(zip((lhs, rhs), formats, strict=True))
+    low = [bring_coded_for(op, x, fmt, i, key_of(noise, fmt, x, i)) for i, (x, fmt) in sides]
     keeps = [o.is_weight or is_scaled(o.format) for o in (key.roles.lhs, key.roles.rhs)]
     left, right = (x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True))
-    return key.handed_over(product(op, *low)), _Saved(left, right, sizes)
+    return key.handed_over(product(op, *low)), _Saved(left, right, sizes, noise)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
-def _backward(key: _Key, saved: _Saved, cotangent: Array) -> tuple[Array, Array, None]:
-    op, roles = key.op(saved.sizes), key.roles
+def _backward(key: _Key, saved: _Saved, cotangent: Array) -> tuple[Array, Array, None, None]:
+    op, roles, noise = key.op(saved.sizes), key.roles, saved.noise
 
-    def tagged(x: Array, fmt: Format, side: int) -> Tagged:
-        waits = is_scaled(roles.grad) and is_scaled(fmt)
-        return Tagged(x, fmt) if waits else Tagged(bring_for(op, x, fmt, side), None)
+    def tagged(x: Array, fmt: Format, side: int, number: int) -> Tagged:
+        if is_scaled(roles.grad) and is_scaled(fmt):
+            return Tagged(x, fmt)
+        return Tagged(bring_for(op, x, fmt, side, key_of(noise, fmt, x, number)), None)
 
-    operands = [tagged(saved.lhs, roles.lhs.format, 0), tagged(saved.rhs, roles.rhs.format, 1)]
-    g = tagged(cotangent, roles.grad, 0)
+    def drawn(tagged: Tagged, number: int) -> Tagged:
+        x, fmt, _ = tagged
+        return tagged if fmt is None else Tagged(x, fmt, key_of(noise, fmt, x, number))
+
+    lhs, rhs = (_as_saved(operand) for operand in (roles.lhs, roles.rhs))
+    operands = tagged(saved.lhs, lhs, 0, 0), tagged(saved.rhs, rhs, 1, 1)
+    g = tagged(cotangent, roles.grad, 0, GRAD)
 
     def grad(side: int, operand: Operand) -> Array:
-        own = cast_to(cotangent_of(op, side, operands, g), roles.accum)
-        return cast_to(own, operand.grad).astype(key.dtypes[side])
+        other = drawn(operands[1 - side], factor_of(side))
+        factors = (operands[0], other) if side == 0 else (other, operands[1])
+        own = cotangent_of(op, side, factors, drawn(g, grad_of(side)))
+        return cast_to(cast_to(own, roles.accum), operand.grad).astype(key.dtypes[side])
 
-    return grad(0, roles.lhs), grad(1, roles.rhs), None
+    return grad(0, roles.lhs), grad(1, roles.rhs), None, None
+
+
+def _as_saved(operand: Operand) -> Format:
+    """The operand's format; but what was saved on its grid stays as it is, and draws no bits."""
+    fmt = operand.format
+    is_low = not operand.is_weight and isinstance(fmt, Rounded) and not is_scaled(fmt)
+    return fmt.grid if is_low and is_stochastic(fmt) else fmt
 
 
 _product.defvjp(_forward, _backward)
 
 # Layers that are alike are traced once; nothing of it is left in the program.
-_once = functools.partial(jax.jit, static_argnums=3, inline=True)
+_once = functools.partial(jax.jit, static_argnums=4, inline=True)
 _plain_once, _product_once = _once(_plain), _once(_product)

@@ -106,13 +106,14 @@ def carrier_of(fmt: Format) -> np.dtype:
             return np.dtype(np.float32)
 
 
-def bring(x: Array, fmt: Format, summed: Summed) -> Array:
+def bring(x: Array, fmt: Format, summed: Summed, key: Array | None = None) -> Array:
     """`x` as an operand in `fmt`, scales multiplied in.
 
     Args:
         x: [...] floating point.
         fmt: Any format; without a gradient of its own.
         summed: What the op sums over; groups of a scaled format run along it.
+        key: A random key, if the format is stochastic.
 
     Returns:
         [...] in the narrowest dtype that holds the format's values: its own, if it has one;
@@ -123,21 +124,22 @@ def bring(x: Array, fmt: Format, summed: Summed) -> Array:
             return _narrowed(cast_to(x, plain), plain)
         case Rounded(grid=FloatFormat() as grid) as rounded:
             wide = x.astype(wide_dtype(x.dtype, grid.carrier))
-            return _narrowed(jnp.where(jnp.isnan(wide), wide, round_to(wide, rounded)), grid)
+            low = round_to(wide, rounded, key=key)
+            return _narrowed(jnp.where(jnp.isnan(wide), wide, low), grid)
         case ScaledFormat() as scaled:
-            return _scaled(x.astype(np.float32), scaled, summed)
+            return _scaled(x.astype(np.float32), scaled, summed, key)
         case other:
             raise TypeError(f"no operand can be {other}")
 
 
-def bring_coded(x: Array, fmt: Format, summed: Summed) -> Array | Coded:
+def bring_coded(x: Array, fmt: Format, summed: Summed, key: Array | None = None) -> Array | Coded:
     """Likewise, but with its scales apart where every product that is summed has the same."""
     scaled = as_operand(fmt)
     if not isinstance(scaled, ScaledFormat) or scaled.granularity == "block" or scaled.scale:
-        return bring(x, fmt, summed)
+        return bring(x, fmt, summed, key)
     if not summed.all:
         scaled = replace(scaled, granularity="tensor")
-    parts = to_blocks(x.astype(np.float32), scaled, axis=summed.all)
+    parts = to_blocks(x.astype(np.float32), scaled, axis=summed.all, key=key)
     match scaled.grid:
         case IntFormat() as grid if _is_code(grid):
             codes = parts.elements * np.float32(1 / grid.unit)
@@ -166,16 +168,17 @@ def _narrowest(grid: FloatFormat) -> np.dtype:
     return np.dtype(next(fits, grid.carrier))
 
 
-def _scaled(x: Array, fmt: ScaledFormat, summed: Summed) -> Array:
+def _scaled(x: Array, fmt: ScaledFormat, summed: Summed, key: Array | None) -> Array:
     if fmt.granularity == "tensor":
-        return quantize_dequantize(x, fmt)
+        return quantize_dequantize(x, fmt, key=key)
     if not summed.all:
-        return quantize_dequantize(x, ScaledFormat(fmt.element, "tensor"))
+        return quantize_dequantize(x, ScaledFormat(fmt.element, "tensor"), key=key)
     if fmt.granularity == "channel":
-        return quantize_dequantize(x, fmt, axis=summed.all)
+        return quantize_dequantize(x, fmt, axis=summed.all, key=key)
     if len(summed.blocks) == 1:
-        return quantize_dequantize(x, fmt, axis=summed.blocks[0])
+        return quantize_dequantize(x, fmt, axis=summed.blocks[0], key=key)
     last = tuple(range(-len(summed.blocks), 0))
     moved = jnp.moveaxis(x, summed.blocks, last)
     flat = moved.reshape(*moved.shape[: last[0]], math.prod(moved.shape[last[0] :]))
-    return jnp.moveaxis(quantize_dequantize(flat, fmt).reshape(moved.shape), last, summed.blocks)
+    low = quantize_dequantize(flat, fmt, key=key).reshape(moved.shape)
+    return jnp.moveaxis(low, last, summed.blocks)

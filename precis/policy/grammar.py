@@ -8,9 +8,9 @@
             | "params" | "compute" | "output" | … (the roles' long names)
 
 The text means in jmp what it means here, as far as jmp has it. `format` is `formats.parse`'s; c, k
-and g, operands of matrix ops, may be scaled, and an integer there has a scale per channel. What
-follows `;` are rules by path, `read_policy`'s to read; a format alone sets c there, and nothing
-is read as a preset.
+and g, operands of matrix ops, may be scaled or rounded by chance (`int8(stochastic)`), and an
+integer there has a scale per channel. What follows `;` are rules by path, `read_policy`'s to read;
+a format alone sets c there, and nothing is read as a preset.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from precis.formats import (
     Format,
     Rounded,
     ScaledFormat,
+    is_stochastic,
     parse,
     parse_float,
 )
@@ -34,6 +35,7 @@ from precis.policy.presets import PRESETS
 from precis.types import did_you_mean
 
 _OPERANDS = ("c", "k", "g")
+_MOMENTS = ("m", "v")
 _COMMA = re.compile(r",(?![^()]*\))")  # but none inside parentheses
 _LONG = {"params": "p"} | {name: key for key, name in KEYS.items()}
 
@@ -113,15 +115,15 @@ def _format_for(key: str, text: str) -> Format:
     Raises:
         ValueError: It cannot.
     """
-    if key in ("m", "v"):
-        return moment_format(key, text)
-    if key not in _OPERANDS:
+    if key in _OPERANDS:
+        fmt = parse(text)
+    else:
         try:
-            fmt: Format = parse_float(text)
+            fmt = _without_chance(key, parse(text))
         except ValueError as error:
             raise ValueError(f"{key}={text}: {error}") from None
-    else:
-        fmt = parse(text)
+        if key in _MOMENTS:
+            return moment_format(key, fmt)
     grid = fmt.grid if isinstance(fmt, Rounded | ScaledFormat) else fmt
     if isinstance(grid, FloatFormat) and not grid.is_signed:
         raise ValueError(f"{key}={text}: {grid} has neither sign nor zero; it serves for scales")
@@ -129,10 +131,17 @@ def _format_for(key: str, text: str) -> Format:
         raise ValueError(f"{key}={text}: a codebook wants a scale, as in {grid}@block64")
     if grid.min >= 0:
         raise ValueError(f"{key}={text}: {grid} has no negative values, and would make them zero")
-    how = fmt.rounding if isinstance(fmt, ScaledFormat) else fmt
-    if isinstance(how, Rounded) and how.rounding == "stochastic":
-        raise ValueError(f"{key}={text}: policies round to nearest; stochastic roles want a key")
     return fmt
+
+
+def _without_chance(key: str, fmt: Format) -> Format:
+    """`fmt` as a role can have it that is no operand of matrix ops."""
+    if is_stochastic(fmt):
+        raise ValueError(
+            "what is stored, or flows between ops, is rounded to nearest; stochastic can be the "
+            f"operands of matrix ops: {', '.join(_OPERANDS)}"
+        )
+    return fmt if key in _MOMENTS else parse_float(fmt)
 
 
 def read_bare(text: str) -> Format:

@@ -13,6 +13,7 @@ from precis.formats import (
     IntFormat,
     Rounded,
     ScaledFormat,
+    is_stochastic,
 )
 
 
@@ -75,6 +76,11 @@ class Policy:
         """
         computed = (field.name for field in fields(self) if field.name not in _KEPT)
         return not all(is_native(getattr(self, name)) for name in computed)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether some role is rounded by chance, so that its computation takes a random key."""
+        return any(map(is_stochastic, (self.compute, self.kernel, self.grad)))
 
     @property
     def needs_loss_scaling(self) -> bool:

@@ -84,6 +84,11 @@ class PolicyRules:
         return any(policy.is_emulated for policy in self._policies())
 
     @property
+    def is_stochastic(self) -> bool:
+        """Whether some role, at whatever path, is rounded by chance."""
+        return any(policy.is_stochastic for policy in self._policies())
+
+    @property
     def needs_loss_scaling(self) -> bool:
         """Whether gradients can underflow, at whatever path."""
         return any(policy.needs_loss_scaling for policy in self._policies())

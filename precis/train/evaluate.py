@@ -21,7 +21,8 @@ def make_evaluate(
     """A function that evaluates parameters on all of a task's evaluation batches.
 
     Parameters are first cast to the policy's param format, so that weights trained in few bits
-    can be judged in float32 and the other way round.
+    can be judged in float32 and the other way round. Stochastic roles draw the same bits at each
+    call, so that equal parameters have equal figures.
 
     Args:
         task: What to evaluate; its batches weigh alike.
@@ -32,9 +33,10 @@ def make_evaluate(
         named `eval_loss`, `eval_<metric>`, as Python floats (the mean is taken in float64).
     """
     resolved = read_policy(policy)
+    rounding_key = jax.random.key(0)
 
     def measure(params: PyTree, state: PyTree, batch: PyTree) -> dict[str, Array]:
-        loss, (_, metrics) = autocast(task.loss, resolved, state_argnums=1)(
+        loss, (_, metrics) = autocast(task.loss, resolved, state_argnums=1, key=rounding_key)(
             params, state, batch, key=None, train=False
         )
         return {"loss": loss, **metrics}

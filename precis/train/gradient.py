@@ -21,6 +21,7 @@ def value_and_grad(
     *,
     has_aux: bool = False,
     state_argnums: int | tuple[int, ...] = (),
+    key: Array | None = None,
 ) -> Callable[..., Any]:
     """`jax.value_and_grad(loss)` with respect to its first argument, computed under `policy`.
 
@@ -38,6 +39,8 @@ def value_and_grad(
         policy: A policy, rules by path, or the text of either.
         has_aux: Whether `loss` returns a pair.
         state_argnums: Arguments that hold running statistics, as in `autocast`.
+        key: A random key for stochastic roles, as in `autocast`: another one in each step. It is
+            not the loss's own `key`, which is a keyword of the result.
 
     Returns:
         `fn(params, *args, scale=None, **kwargs) -> (value, grads)`, or `((value, aux), grads)`.
@@ -45,7 +48,7 @@ def value_and_grad(
         `value * scale`, multiplied in float32; the value is returned unscaled.
     """
     resolved = read_policy(policy)
-    cast = autocast(loss, resolved, state_argnums=state_argnums)
+    cast = autocast(loss, resolved, state_argnums=state_argnums, key=key)
 
     def fn(params: PyTree, *args: Any, scale: Array | None = None, **kwargs: Any) -> Any:
         def objective(params: PyTree) -> tuple[Array, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,10 +36,15 @@ from precis.types import PyTree
 # the program says, and the policy would look better than it is.
 COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
 
+# What a step's key is folded with for stochastic roles: no small number, as losses fold.
+_ROUNDING = zlib.crc32(b"rounding")
+
 
 @dataclass(frozen=True)
 class Step:
     """One training step under a policy: call it as `step(train_state, batch, key)`.
+
+    The key is for the loss, and for stochastic roles of the policy; each step has its own.
 
     Attributes:
         policy: The policy, with its rules by path if there are any.
@@ -103,7 +109,8 @@ def make_step(
         jit: Compile it, with excess precision off. Without, the caller does.
 
     Raises:
-        ValueError: Bad text for the policy or the loss scale.
+        ValueError: Bad text for the policy or the loss scale; when the step is called, a policy
+            with stochastic roles and no key.
     """
     resolved = read_policy(policy)
     scale = resolve_loss_scale(loss_scale, resolved)
@@ -113,7 +120,6 @@ def make_step(
     elif clip is not None:
         optimizer = optax.chain(clip_by_norm(clip), optimizer)
     task_loss = loss if has_state else _without_state(loss)
-    gradient = value_and_grad(task_loss, resolved, has_aux=True, state_argnums=1)
 
     def apply(params: PyTree, updates: PyTree) -> tuple[PyTree, Lost]:
         new = cast_to_param(resolved, optax.apply_updates(params, updates))
@@ -123,6 +129,8 @@ def make_step(
         before: TrainState, batch: PyTree, key: Array | None
     ) -> tuple[TrainState, dict[str, Array]]:
         factor = None if scale is None else scale_of(before.opt_state)
+        noise = _rounding_key(resolved, key, before.step)
+        gradient = value_and_grad(task_loss, resolved, has_aux=True, state_argnums=1, key=noise)
         (value, (state, metrics)), grads = gradient(
             before.params, before.state, batch, key=key, train=True, scale=factor
         )
@@ -145,6 +153,19 @@ def make_step(
     if jit:
         update = jax.jit(update, compiler_options=COMPILER_OPTIONS)
     return Step(resolved, optimizer, scale is not None, update)
+
+
+def _rounding_key(policies: PolicyRules, key: Array | None, step: Array) -> Array | None:
+    """The key of a step's stochastic roles, apart from all that the loss draws from `key`."""
+    if not policies.is_stochastic:
+        return None
+    if key is None:
+        raise ValueError(
+            f"{policies} rounds by chance, and each step wants a random key: "
+            "step(train_state, batch, key)"
+        )
+    # With the step's number, even a key that is the same in all steps gives new bits in each.
+    return jax.random.fold_in(jax.random.fold_in(key, _ROUNDING), step)
 
 
 def _without_state(loss: Callable[..., Any]) -> Callable[..., Any]:

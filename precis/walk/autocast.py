@@ -25,6 +25,7 @@ from precis.walk.arguments import (
 from precis.walk.emit import emit
 from precis.walk.islands import Pins
 from precis.walk.kinds import Value
+from precis.walk.noise import checked_key
 from precis.walk.plan import plan
 from precis.walk.program import Program
 from precis.walk.unmatched import check_matches
@@ -36,6 +37,7 @@ def autocast(
     *,
     params_argnums: Argnums = 0,
     state_argnums: Argnums = (),
+    key: Array | None = None,
     forward_mode: bool = False,
     pins: Pins = "respect",
 ) -> Callable[..., Any]:
@@ -47,6 +49,12 @@ def autocast(
 
     Under an f32 policy the results are those of `fn` with matrix ops at full float32 precision.
 
+    Stochastic roles draw their bits from `key`. The key of a matrix op is folded from its path and
+    from the trips of the loops around it, so ops, layers and operands round independently, and an
+    op that is computed again under `jax.checkpoint` draws the same bits. Equal keys give equal
+    bits: give each step its own. `jax.vmap` around the result draws the same bits for each row,
+    unless it maps over keys; a `vmap` inside `fn` draws bits for each row.
+
     Args:
         fn: Any JAX function of arrays and trees of arrays. Python scalars and other objects
             among its arguments are constants.
@@ -54,6 +62,8 @@ def autocast(
         params_argnums: Positional arguments that hold parameters: they stay as stored and are
             cast where they are used. Of linen's variables, `params` alone are parameters.
         state_argnums: Positional arguments that hold running statistics: never cast.
+        key: [] random key, which a policy with stochastic roles needs, and others ignore. It may be
+            an argument of the function around.
         forward_mode: Use JAX's own derivative rules, so that `jax.jvp` works; grad and
             weight_grad formats then have no effect, and must not be given.
         pins: What a cast to a 16-bit dtype inside `fn` means: `respect` keeps it and what is
@@ -67,7 +77,8 @@ def autocast(
         NotImplementedError: When called, if `fn` uses a higher-order primitive that cannot be
             entered, such as `custom_linear_solve`, or an argument is sharded over explicit axes;
             the message names it and a way out.
-        ValueError: `forward_mode` with a grad or weight_grad format that it would ignore.
+        ValueError: `forward_mode` with a grad or weight_grad format that it would ignore; when
+            called, stochastic roles without a key.
     """
     resolved = read_policy(policy)
     if pins not in ("respect", "override"):
@@ -77,10 +88,11 @@ def autocast(
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        own_key = checked_key(key, resolved)
         traced = trace(
             fn, args, kwargs, resolved, params_argnums, state_argnums=state_argnums, pins=pins
         )
-        results = emit(traced.program, traced.arrays, forward_mode=forward_mode)
+        results = emit(traced.program, traced.arrays, forward_mode=forward_mode, key=own_key)
         return jax.tree.unflatten(traced.out_tree, results)
 
     return wrapped

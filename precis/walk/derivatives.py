@@ -27,11 +27,12 @@ def plan_custom_jvp(
 ) -> list[int]:
     """Rule 9: a custom_jvp with a matrix op inside is rebuilt; islands end at its door."""
     operands = [enter(draft.rules.policy, draft.values[slot]) for slot in inputs]
+    number = draft.rules.numbered("@custom_jvp")
     # The rule calls the function again: its ops keep their names.
-    first_unnamed = Counter(draft.rules.unnamed)
+    first_counts = Counter(draft.rules.counts)
 
     def anew() -> Draft:
-        return replace(draft, rules=draft.rules.restarted(first_unnamed))
+        return replace(draft, rules=draft.rules.restarted(first_counts))
 
     body = draft.body(call.jaxpr, call.consts, operands)
     results = [replace(value, root=0, fresh=False, sources=frozenset()) for value in body.results]
@@ -42,6 +43,7 @@ def plan_custom_jvp(
         forward=functools.cache(lambda: _forward(anew(), eqn, operands, results)),
         operands=tuple(value.format for value in operands),
         results=formats,
+        number=number,
     )
     return draft.step(eqn, action, inputs, results)
 

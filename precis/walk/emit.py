@@ -10,7 +10,7 @@ from jax import Array
 
 from precis.formats import FLOAT32, FloatFormat, Format
 from precis.ops import MatrixOp, matrix_op
-from precis.walk import equations
+from precis.walk import equations, noise
 from precis.walk.emit_calls import emit_call
 from precis.walk.environment import Environment
 from precis.walk.hlo import mark_of
@@ -34,13 +34,20 @@ from precis.walk.program import (
 )
 
 
-def emit(program: Program, arguments: list[Array], *, forward_mode: bool = False) -> list[Array]:
+def emit(
+    program: Program,
+    arguments: list[Array],
+    *,
+    forward_mode: bool = False,
+    key: Array | None = None,
+) -> list[Array]:
     """The results of `program` on `arguments`, each in the format that was planned for it.
 
     Args:
         program: What to compute.
         arguments: One array for each input, in the format that the plan has for it.
         forward_mode: Use JAX's own derivative rules throughout, so that `jax.jvp` works.
+        key: [] random key, which stochastic roles need.
     """
     env = Environment(program, fork=not forward_mode)
     env.write(program.inputs, arguments)
@@ -49,7 +56,8 @@ def emit(program: Program, arguments: list[Array], *, forward_mode: bool = False
         is_call = isinstance(step.action, Call)
         order = step.inputs[::-1] if is_call else step.inputs
         arrays = [env.read(slot) for slot in order]
-        results = _perform(program, step, arrays[::-1] if is_call else arrays, forward_mode)
+        arrays = arrays[::-1] if is_call else arrays
+        results = _perform(program, step, arrays, forward_mode, key)
         env.write(step.outputs, results)
     return [
         move(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode)
@@ -57,7 +65,9 @@ def emit(program: Program, arguments: list[Array], *, forward_mode: bool = False
     ]
 
 
-def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool) -> list[Any]:
+def _perform(
+    program: Program, step: Step, arrays: list[Any], forward_mode: bool, key: Array | None
+) -> list[Any]:
     eqn, known = step.eqn, [program.values[slot] for slot in step.inputs]
 
     def brought(formats: Any) -> list[Any]:
@@ -85,17 +95,20 @@ def _perform(program: Program, step: Step, arrays: list[Any], forward_mode: bool
             formats = roles.lhs.format, roles.rhs.format
             sides = zip(arrays[:2], known[:2], formats, strict=True)
             lhs, rhs = (_operand(*side, forward_mode) for side in sides)
+            how: dict[str, Any] = {"roles": roles, "forward_mode": forward_mode}
+            if key is not None and roles.is_stochastic:
+                how["noise"] = noise.of_site(key, site)
             # The audit finds the op in the compiled program by this name.
             with jax.named_scope(mark_of(site.path)):
-                return [matrix_op(op, lhs, rhs, roles=roles, forward_mode=forward_mode)]
+                return [matrix_op(op, lhs, rhs, **how)]
         case Opaque(operands, outs, _):
             results = equations.rebind(eqn, brought(operands))
             return [rounded(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]
         case Remat():
-            return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode)
+            return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode, key=key)
         case Scan() | Cond() | While() | CustomJvp() | ShardMap():
             operands = brought(step.action.operands)
-            return emit_call(eqn, step.action, operands, emit, forward_mode=forward_mode)
+            return emit_call(eqn, step.action, operands, emit, forward_mode=forward_mode, key=key)
 
 
 def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array:

@@ -27,13 +27,13 @@ class Rules(NamedTuple):
     Attributes:
         policies: The policy at each path.
         pins: Whether casts to low precision inside the program are kept or overruled.
-        unnamed: How many matrix ops that no parameter reaches each module has had so far.
-        unnamed_as: What such an op is called, before its number.
+        counts: How many matrix ops have had each name so far, numbers at its end apart.
+        unnamed_as: What an op is called in its module that no parameter reaches, before its number.
     """
 
     policies: PolicyRules
     pins: Pins
-    unnamed: Counter[str]
+    counts: Counter[str]
     unnamed_as: str = "@dot"
 
     @property
@@ -41,13 +41,18 @@ class Rules(NamedTuple):
         """The policy where no rule says otherwise, and of all that belongs to no path."""
         return self.policies.base
 
-    def restarted(self, unnamed: Counter[str]) -> Rules:
-        """The same, counting from `unnamed` on: for what is planned a second time."""
-        return self._replace(unnamed=Counter(unnamed))
+    def numbered(self, name: str) -> int:
+        """How many have had this name before, counting one more."""
+        self.counts[name] += 1
+        return self.counts[name] - 1
+
+    def restarted(self, counts: Counter[str]) -> Rules:
+        """The same, counting from `counts` on: for what is planned a second time."""
+        return self._replace(counts=Counter(counts))
 
     def backward(self) -> Rules:
         """The same for a backward pass, whose ops must not be taken for those after it."""
-        return self._replace(unnamed=Counter(), unnamed_as="@grad")
+        return self._replace(counts=Counter(), unnamed_as="@grad")
 
 
 def place(rules: Rules, eqn: Any, values: list[Value]) -> tuple[FloatFormat, Value]:

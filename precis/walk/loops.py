@@ -50,11 +50,11 @@ def _settle(draft: Draft, call: Call, entering: list[Value]) -> tuple[list[Value
     n, m = call.num_consts, call.num_carry
     linear = linear_carries(call.jaxpr, n, m)
     carries = entering[n : n + m]
-    first_unnamed = Counter(draft.rules.unnamed)
+    first_counts = Counter(draft.rules.counts)
     while True:
         # Each attempt names the body's ops anew.
-        draft.rules.unnamed.clear()
-        draft.rules.unnamed.update(first_unnamed)
+        draft.rules.counts.clear()
+        draft.rules.counts.update(first_counts)
         known = [*entering[:n], *carries, *entering[n + m :]]
         body = draft.body(call.jaxpr, call.consts, known)
         after = [

@@ -67,8 +67,8 @@ def _site(rules: Rules, eqn: Any, paths: tuple[str, ...], *, is_named: bool) -> 
         path = paths[0]
     else:
         module = "".join(paths[0].rpartition("/")[:2]) if paths else ""
-        path = f"{module}{rules.unnamed_as}{rules.unnamed[module]}"
-        rules.unnamed[module] += 1
+        name = f"{module}{rules.unnamed_as}"
+        path = f"{name}{rules.numbered(name)}"
     return Site(
         path=path,
         others=tuple(p for p in paths if p != path) if is_named else (),
@@ -79,6 +79,7 @@ def _site(rules: Rules, eqn: Any, paths: tuple[str, ...], *, is_named: bool) -> 
         rhs=eqn.invars[1].aval.shape,
         flops=matrix_flops(eqn),
         pinned=None,
+        number=rules.numbered(path),
     )
 
 

@@ -25,6 +25,7 @@ class Site(NamedTuple):
         rhs: Shape of the second operand.
         flops: Floating-point operations of one call: two for each multiply-add.
         pinned: The format that the model itself asked for, where that overrules the policy.
+        number: How many ops before it have the same path.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Site(NamedTuple):
     rhs: tuple[int, ...]
     flops: int
     pinned: str | None
+    number: int = 0
 
 
 class Run(NamedTuple):
@@ -121,6 +123,7 @@ class CustomJvp(NamedTuple):
         forward: Plans one, from operands and tangents to results and tangents.
         operands: A format for each operand.
         results: A format for each result.
+        number: How many such functions come before it.
     """
 
     primal: Program
@@ -128,6 +131,7 @@ class CustomJvp(NamedTuple):
     forward: Callable[[], Program]
     operands: tuple[FloatFormat | None, ...]
     results: tuple[FloatFormat | None, ...]
+    number: int
 
 
 class ShardMap(NamedTuple):
