@@ -3,11 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from precis.doctor import Witness
-from precis.sweep.program import load, make_program, policy_record
+from precis.sweep.program import first_state, load, make_program, policy_record
 from precis.sweep.trial import Trial
+from precis.train.fit import fit
 from precis.train.recipe import Recipe
 
 
@@ -28,6 +30,22 @@ def test_nothing_is_in_force_where_the_compiler_leaves_out_roundings(program):
     record = policy_record(replace(program, witness=Witness(differing=7, compared=12288)))
     assert record["in_force"] == 0.0
     assert "leaves out roundings" in record["notes"][0]
+
+
+def test_a_policy_with_stochastic_gradients_runs(line):
+    policy = "p=f32,c=int8,g=int8(stochastic),x=bf16,o=f32"
+    trial = Trial(task=str(line), policy=policy, recipe=Recipe(), steps=2, seed=0)
+    program = make_program(trial, load(trial, root=line.parent))
+    record = policy_record(program)
+    assert (record["policy"], record["in_force"]) == (policy.replace(",x=bf16", ""), 1.0)
+    runs = [
+        list(fit(program.step, program.task, first_state(program, trial), seed=seed, steps=2))
+        for seed in (0, 0, 1)
+    ]
+    ends = [np.asarray(run[-1].state.params["w"]).tobytes() for run in runs]
+    assert ends[0] == ends[1] != ends[2]
+    params, state = runs[0][-1].state[1:3]
+    assert program.evaluate(params, state) == program.evaluate(params, state)
 
 
 def test_nothing_is_in_force_of_a_policy_that_the_model_overrules(line):

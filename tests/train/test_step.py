@@ -169,6 +169,25 @@ def test_it_says_what_rounding_lost():
     assert metrics["grad_zero"] == 0.0
 
 
+def test_stochastic_roles_draw_anew_in_each_step_and_leave_the_losses_key_alone():
+    params, batch = problem()
+
+    def noisy(params, state, batch, *, key, train):
+        del train
+        return loss(params, batch), (state, {"drawn": jax.random.uniform(key)})
+
+    policy = "p=f32,c=f32,g=e8m3(stochastic),x=f32,o=f32"
+    step = make_step(noisy, optax.sgd(0.1), policy, has_state=True)
+    start, key = step.init(params), jax.random.key(0)
+    first, metrics = step(start, batch, key)
+    assert metrics["drawn"] == jax.random.uniform(key)
+    assert same(step(start, batch, key)[0].params, first.params)
+    for state, other in ((start, jax.random.key(1)), (start._replace(step=jnp.int32(1)), key)):
+        assert not same(step(state, batch, other)[0].params["w"], first.params["w"])
+    with pytest.raises(ValueError, match=r"each step wants a random key: step\(train_state, batch"):
+        step(start, batch)
+
+
 def test_one_compilation_for_all_steps():
     params, batch = problem()
     traces = []

@@ -141,7 +141,43 @@ def check_inside():
     assert_near(run(inside("f32")), low, 2.0**-4)
 
 
+def check_noise():
+    """Devices draw for themselves what differs between them, and alike what is the same."""
+    policy = "p=f32,c=e4m3(stochastic),k=f32,g=int8(stochastic),x=f32,o=f32"
+    eye, key = jnp.eye(16), jax.random.key(0)
+    alike = jnp.tile(X[:4], (8, 1))
+    product = lambda w, x: x @ w  # noqa: E731
+    for options in ({}, {"check_vma": False}):
+        shards = on_devices(product, (P(), P("i")), P("i"), **options)
+
+        def loss(w, x, key, fn=shards):
+            y = autocast(fn, policy, key=key)(w, x)
+            return (y * alike).sum(), y
+
+        grad = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+        (dw, dx), y = grad(eye, alike, key)
+        assert_same(((dw, dx), y), grad(eye, alike, key))
+        for rows in (y, dx):
+            blocks = [np.asarray(block).tobytes() for block in jnp.split(rows, 8)]
+            assert len(set(blocks)) == 8
+    whole = on_devices(product, (P(), P()), P())
+    y = jax.jit(autocast(whole, policy, key=key))(eye, alike)
+    assert (y != alike).any()
+
+    def local(key, w, x):
+        return autocast(product, policy, key=key)(w, x)
+
+    drawn = jax.jit(on_devices(local, (P(), P(), P("i")), P("i")))(key, eye, alike)
+    assert (drawn[:4] != drawn[4:8]).any()
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        check_inside() if name == "inside" else check(globals()[name])
+        match name:
+            case "inside":
+                check_inside()
+            case "noise":
+                check_noise()
+            case _:
+                check(globals()[name])
         print(name, flush=True)

@@ -26,7 +26,7 @@ def run(*names):
 
 @pytest.mark.world
 def test_the_laws_hold_across_devices():
-    run("tensor_parallel")
+    run("tensor_parallel", "noise")
 
 
 @pytest.mark.nightly
