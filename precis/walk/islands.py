@@ -27,7 +27,8 @@ class Rules(NamedTuple):
     Attributes:
         policies: The policy at each path.
         pins: Whether casts to low precision inside the program are kept or overruled.
-        counts: How many matrix ops have had each name so far, numbers at its end apart.
+        counts: How many matrix ops have had each name so far: a path, or what stands before the
+            number of one that no parameter reaches.
         unnamed_as: What an op is called in its module that no parameter reaches, before its number.
     """
 

@@ -37,7 +37,7 @@ class Site(NamedTuple):
     rhs: tuple[int, ...]
     flops: int
     pinned: str | None
-    number: int = 0
+    number: int
 
 
 class Run(NamedTuple):
