@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from precis.formats import FloatFormat, IntFormat, Rounded, ScaledFormat, parse
+from precis.formats import FloatFormat, Format, IntFormat, Rounded, ScaledFormat, parse
 from precis.report.records import Trial
 from precis.report.words import count
 
@@ -34,15 +34,23 @@ def grains(trials: Sequence[Trial]) -> dict[str, Grain]:
     found = {}
     for role in next(((*trial.roles, *trial.rules) for trial in trials if trial.roles), ()):
         fmt = parse(role.format)
+        share = _share_of_step(fmt)
         match fmt.grid if isinstance(fmt, Rounded | ScaledFormat) else fmt:
             case FloatFormat() as grid:
                 has = f"keeps {count(grid.mantissa_bits, 'mantissa bit')}"
-                found[role.key] = Grain(role.format, grid.eps / 2, has)
+                found[role.key] = Grain(role.format, grid.eps * share, has)
             case IntFormat() as grid:
                 steps = 2 * grid.max / grid.unit
                 has = f"has {steps:,.0f} steps for all that shares a scale"
                 of = " of the largest among them"
-                found[role.key] = Grain(role.format, 1 / steps, has, of)
+                found[role.key] = Grain(role.format, 2 * share / steps, has, of)
             case _:
                 continue
     return found
+
+
+def _share_of_step(fmt: Format) -> float:
+    """By how much of the distance of two values rounding may be off; by chance, all of it."""
+    how = fmt.rounding if isinstance(fmt, ScaledFormat) else fmt
+    is_nearest = not isinstance(how, Rounded) or how.rounding.startswith("nearest")
+    return 0.5 if is_nearest else 1.0

@@ -96,7 +96,7 @@ def _perform(
             sides = zip(arrays[:2], known[:2], formats, strict=True)
             lhs, rhs = (_operand(*side, forward_mode) for side in sides)
             how: dict[str, Any] = {"roles": roles, "forward_mode": forward_mode}
-            if key is not None and roles.is_stochastic:
+            if key is not None and noise.takes_key(step.action):
                 how["noise"] = noise.of_site(key, site)
             # The audit finds the op in the compiled program by this name.
             with jax.named_scope(mark_of(site.path)):

@@ -13,17 +13,7 @@ from jax.sharding import PartitionSpec
 
 from precis.walk import equations, noise
 from precis.walk.move import narrow, widen
-from precis.walk.program import (
-    Call,
-    Cond,
-    CustomJvp,
-    Program,
-    Remat,
-    Scan,
-    ShardMap,
-    While,
-    bodies,
-)
+from precis.walk.program import Call, Cond, CustomJvp, Program, Remat, Scan, ShardMap, While
 
 Emit: TypeAlias = Callable[..., list[Any]]
 
@@ -47,8 +37,7 @@ def emit_call(
         forward_mode: Use JAX's own derivative rules throughout.
         key: [] random key, which stochastic roles need.
     """
-    if not any(map(noise.is_stochastic, bodies(action))) and not isinstance(action, CustomJvp):
-        key = None
+    key = key if key is not None and noise.takes_key(action) else None
 
     def run(body: Program, key: Array | None = key) -> Callable[..., list[Any]]:
         return lambda *xs: emit(body, list(xs), forward_mode=forward_mode, key=key)

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from precis.policy import PolicyRules
-from precis.walk.program import CustomJvp, Multiply, Program, Site, bodies
+from precis.walk.program import Action, CustomJvp, Multiply, Site, bodies
 
 
 def checked_key(key: Array | None, policies: PolicyRules) -> Array | None:
@@ -45,19 +45,15 @@ def checked_key(key: Array | None, policies: PolicyRules) -> Array | None:
     return typed
 
 
-def is_stochastic(program: Program) -> bool:
-    """Whether something in `program`, or in the bodies inside it, may take a key."""
-    for step in program.steps:
-        match step.action:
-            case Multiply(roles):
-                if roles.is_stochastic:
-                    return True
-            case CustomJvp():  # its derivatives are not planned yet
-                return True
-            case action:
-                if any(map(is_stochastic, bodies(action))):
-                    return True
-    return False
+def takes_key(action: Action) -> bool:
+    """Whether something in a step, or in the bodies inside it, may be rounded by chance."""
+    match action:
+        case Multiply(roles):
+            return roles.is_stochastic
+        case CustomJvp():  # its derivatives are not planned yet
+            return True
+        case _:
+            return any(takes_key(step.action) for body in bodies(action) for step in body.steps)
 
 
 def of_site(key: Array, site: Site) -> Array:

@@ -100,6 +100,16 @@ def test_other_methods_and_several_modules():
     np.testing.assert_allclose(got, distance(pair, X), rtol=0.05)
 
 
+def test_stochastic_roles_draw_from_the_key():
+    linear = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+    run = lambda key: autocast(lambda m, x: m(x), "c=e4m3(stochastic),o=f32", key=key)(linear, X)  # noqa: E731
+    first, again, other = (run(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    with pytest.raises(ValueError, match="wants a random key"):
+        run(None)
+
+
 def test_the_numbers_are_those_of_the_policy():
     linear = nnx.Linear(8, 4, use_bias=False, rngs=nnx.Rngs(0))
     got = autocast(lambda m, x: m(x), "mixed_bf16")(linear, X)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precis.policy import KEYS, PRESETS, get_policy
+from precis.policy import KEYS, PRESETS, get_policy, read_policy
 
 FLOATS = ["f32", "bf16", "f16", "tf32", "e5m3", "e8m7"]
 NATIVE = ["f32", "bf16", "f16"]
@@ -75,6 +75,8 @@ def test_a_bare_format(text, same):
         "p=f32,c=mxfp8_e4m3(scale=rceil,toward_zero),g=e5m2@tensor,o=f32",
         "c=e4m3fn(overflow=saturate,subnormals=flush)@channel,k=nf4@block64",
         "c=f16(overflow=saturate)",
+        "c=bf16,k=e4m3fn(stochastic,overflow=saturate)@tensor,g=int8(stochastic)",
+        "nvfp4(stochastic)",
     ],
 )
 def test_options_with_commas_come_back(text):
@@ -141,6 +143,21 @@ def test_means_what_it_means_in_jmp(text):
 )
 def test_loss_scaling_follows_the_exponent_bits_and_not_the_name(text, scales):
     assert get_policy(text).needs_loss_scaling is scales
+
+
+@pytest.mark.parametrize(
+    ("text", "chance"),
+    [
+        ("int8", False),
+        ("g=int8(stochastic)", True),
+        ("c=bf16,k=e5m2(stochastic)", True),
+        ("c=f16(toward_zero)", False),
+        ("nvfp4(stochastic)", True),
+    ],
+)
+def test_who_is_stochastic(text, chance):
+    assert get_policy(text).is_stochastic is chance
+    assert read_policy(f"f32; head/**: {text}").is_stochastic is chance
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,16 @@ from precis.types import matches
 
 PATTERNS = st.sampled_from(["**", "head/**", "blocks/*/mlp/**", "*/kernel", "a/@dot0"])
 FORMATS = st.sampled_from(
-    ["c=f32", "c=bf16,k=e4m3fn", "f32", "int8", "p=bf16", "k=e2m1@block16:e4m3fn", "g=f16,w=f32"]
+    [
+        "c=f32",
+        "c=bf16,k=e4m3fn",
+        "f32",
+        "int8",
+        "p=bf16",
+        "k=e2m1@block16:e4m3fn",
+        "g=f16,w=f32",
+        "g=int8(stochastic)",
+    ]
 )
 BASES = st.sampled_from(["f32", "mixed_bf16", "fp8_hybrid", "int8", "p=f32,c=e5m3,o=f32,s=bf16"])
 

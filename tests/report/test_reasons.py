@@ -76,6 +76,11 @@ def test_a_divergence_under_loss_scaling_is_not_blamed_on_its_absence(sample, tm
             "by up to 1 part in 254 of the largest among them",
         ),
         (
+            "p=f32,c=int8,g=int8(stochastic),x=bf16,o=f32",
+            "`g=int8(stochastic)` has 254 steps for all that shares a scale: each value it rounds "
+            "is off by up to 1 part in 127 of the largest among them",
+        ),
+        (
             "nvfp4",
             "`c=nvfp4` keeps 1 mantissa bit: each value it rounds is off by up to 1 part in 4 ",
         ),
