@@ -199,6 +199,15 @@ def test_by_the_letter_of_their_rule_entries_are_thrown_away(run):
 
 
 @pytest.mark.parametrize("run", DECAYS)
+def test_it_ends_nearer_to_adam_than_theirs(run):
+    adam, _, _ = rule(run, lambda x, _: (None, x))
+    theirs = np.abs(RECORD[f"{run}_params"][-1] - adam)
+    ours = np.abs(rule(run, above_zero)[0] - adam)
+    for share in (0.5, 0.9, 0.99, 1):
+        assert np.quantile(ours, share) < np.quantile(theirs, share)
+
+
+@pytest.mark.parametrize("run", DECAYS)
 def test_codes_that_are_one_off_would_be_noticed(run):
     def off(x, book):
         codes = np.minimum(above_zero(x, book)[0] + 1, 255)
