@@ -11,8 +11,6 @@ from precis.compat.jmp.loss_scale import (
     LossScale,
     NoOpLossScale,
     StaticLossScale,
-    all_finite,
-    select_tree,
 )
 from precis.compat.jmp.policy import (
     Policy,
@@ -21,6 +19,7 @@ from precis.compat.jmp.policy import (
     get_policy,
     half_dtype,
 )
+from precis.compat.jmp.trees import all_finite, select_tree
 
 __all__ = [
     "DynamicLossScale",

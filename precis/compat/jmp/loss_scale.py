@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
+from precis.compat.jmp.trees import boolean, times
 from precis.optim import LossScale as Schedule
 from precis.optim import adjust, dynamic_loss_scale, loss_scale_like, static_loss_scale
-from precis.tree import map_floats
 from precis.types import PyTree
 
 
@@ -59,11 +59,11 @@ class StaticLossScale:
 
     def scale(self, tree: PyTree) -> PyTree:
         """`tree` with its floats times `loss_scale`, in float32 or wider."""
-        return _times(tree, self.loss_scale)
+        return times(tree, self.loss_scale)
 
     def unscale(self, tree: PyTree) -> PyTree:
         """`tree` with its floats times 1 / `loss_scale`, in float32 or wider."""
-        return _times(tree, self.loss_scale, inverted=True)
+        return times(tree, self.loss_scale, inverted=True)
 
     def adjust(self, grads_finite: ArrayLike) -> StaticLossScale:
         """Itself."""
@@ -112,11 +112,11 @@ class DynamicLossScale:
 
     def scale(self, tree: PyTree) -> PyTree:
         """`tree` with its floats times `loss_scale`, in float32 or wider."""
-        return _times(tree, self.loss_scale)
+        return times(tree, self.loss_scale)
 
     def unscale(self, tree: PyTree) -> PyTree:
         """`tree` with its floats times 1 / `loss_scale`, in float32 or wider."""
-        return _times(tree, self.loss_scale, inverted=True)
+        return times(tree, self.loss_scale, inverted=True)
 
     def adjust(self, grads_finite: ArrayLike) -> DynamicLossScale:
         """The loss scale for the next step.
@@ -137,56 +137,11 @@ class DynamicLossScale:
             max=loss_scale_like("torch").max,
             good_steps=jnp.asarray(self.counter),
         )
-        after = adjust(before, _boolean(grads_finite))
+        after = adjust(before, boolean(grads_finite))
         return _dynamic((self.period, self.factor), (after.value, after.good_steps, after.min))
 
 
 LossScale: TypeAlias = NoOpLossScale | StaticLossScale | DynamicLossScale
-
-
-def all_finite(tree: PyTree) -> Array:
-    """[] bool: whether every number in `tree` is finite; True if there is none."""
-    leaves = (jnp.asarray(x) for x in jax.tree.leaves(tree))
-    finite = [jnp.isfinite(x).all() for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack(finite).all() if finite else jnp.asarray(True)
-
-
-def select_tree(pred: ArrayLike, a: PyTree, b: PyTree) -> PyTree:
-    """`a` where `pred`, else `b`, bit for bit; never a mixture of their dtypes.
-
-    Args:
-        pred: [] bool.
-        a: A tree of arrays.
-        b: A tree of the same shapes and dtypes.
-
-    Raises:
-        ValueError: `pred` is no boolean scalar.
-        TypeError: Leaves differ in dtype or shape.
-    """
-    which = _boolean(pred)
-    return jax.tree.map(lambda x, y: lax.select(which, x, y), a, b)
-
-
-def _boolean(pred: ArrayLike) -> Array:
-    made = jnp.asarray(pred)
-    if made.shape != () or made.dtype != jnp.bool_:
-        raise ValueError(
-            f"expected boolean scalar, got {made.dtype.name}{list(made.shape)}: reduce it, as "
-            "all_finite does"
-        )
-    return made
-
-
-def _times(tree: PyTree, factor: ArrayLike, *, inverted: bool = False) -> PyTree:
-    """The floats of `tree` times `factor` or 1 / `factor`; a float16 becomes float32."""
-
-    def times(x: Any) -> Array:
-        x = jnp.asarray(x)
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        by = jnp.asarray(factor, wide)
-        return x.astype(wide) * (1 / by if inverted else by)
-
-    return map_floats(times, tree)
 
 
 def _set(scale: Any, **fields: Any) -> None:
