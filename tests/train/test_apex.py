@@ -6,11 +6,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from precis.optim import loss_scale_like
-from precis.train import apex_level, make_optimizer, make_step
+from precis.policy import get_policy
+from precis.train import Recipe, apex_level, make_optimizer, make_step
 
 LEVELS = {
     "O0": ("p=f32,c=f32,o=f32", "none"),
@@ -61,10 +61,13 @@ def run(policy, optimizer, loss_scale):
     return state, np.array(seen)
 
 
+TRAINED = ("O1", "O3")
+
+
 @pytest.fixture(scope="module")
 def trained():
     found = {}
-    for name in LEVELS:
+    for name in TRAINED:
         policy, recipe = apex_level(name)
         found[name] = run(policy, make_optimizer(recipe, 20), recipe.loss_scale)
     return found
@@ -74,11 +77,10 @@ def dtypes(tree):
     return {x.dtype.name for x in jax.tree.leaves(tree) if x.size > 1}
 
 
-def test_o0_is_float32(trained):
-    state, seen = trained["O0"]
-    plain, _ = run("f32", optax.adam(1e-3), "none")
-    np.testing.assert_array_equal(state.params["w"], plain.params["w"])
-    assert seen[:, 1].tolist() == [0.0] * 20
+def test_o0_is_float32():
+    policy, recipe = apex_level("O0")
+    assert policy == get_policy("f32")
+    assert recipe == Recipe(loss_scale="none")
 
 
 def test_o1_keeps_parameters_and_moments_in_float32_and_scales(trained):
@@ -86,8 +88,8 @@ def test_o1_keeps_parameters_and_moments_in_float32_and_scales(trained):
     assert dtypes((state.params, state.opt_state)) == {"float32"}
     assert seen[0, 1] == float(loss_scale_like("apex").value) == 2.0**16
     assert seen[-1, 0] < seen[0, 0]
-    # Computed in float16, it does not end where O0 does.
-    assert (state.params["w"] != trained["O0"][0].params["w"]).any()
+    # From 5 on, Adam's 20 steps of about 1e-3.
+    np.testing.assert_allclose(state.params["w"], FAR - 0.02, atol=1e-3)
 
 
 def test_o3_is_float16_throughout_and_stalls(trained):
