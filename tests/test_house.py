@@ -14,7 +14,14 @@ FILES = sorted(path.relative_to(HOUSE).as_posix() for path in HOUSE.rglob("*.py"
 
 # What takes seconds to import, and what only programs that compute need.
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax"}
-LIGHT_DOORS = ["precis", "precis.policy", "precis.stats", "precis.report", "precis.cli"]
+LIGHT_DOORS = [
+    "precis",
+    "precis.policy",
+    "precis.stats",
+    "precis.report",
+    "precis.cli",
+    "precis.compat",
+]
 
 # The rooms that touch disk, time and devices; the rest is told what it needs to know.
 MAY_READ_ENVIRONMENT = ("sweep/", "doctor/", "cli/")

@@ -142,4 +142,9 @@ def _stored(
     if any(np.any(np.asarray(x) != 0) for x in jax.tree.leaves(moments_of(state))):
         raise ValueError("moments in blocks start from 0, and those of this optimizer do not")
     (shape,) = (x.shape for x in leaf.values())
-    return map_moments(lambda _, name: blank(shape, first if name in FIRST else second), state)
+
+    def stored(_: PyTree, name: str) -> Any:
+        is_first = name in FIRST
+        return blank(shape, first if is_first else second, is_second=not is_first)
+
+    return map_moments(stored, state)

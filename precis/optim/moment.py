@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from precis.formats import (
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["codes", "scales"],
-    meta_fields=["format", "shape"],
+    meta_fields=["format", "shape", "is_second"],
 )
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -39,12 +40,14 @@ class Moment:
         scales: [blocks] float32.
         format: The scaled format.
         shape: The parameter's.
+        is_second: Whether it is a second moment. Of these no positive entry is rounded to 0.
     """
 
     codes: Array
     scales: Array
     format: ScaledFormat
     shape: tuple[int, ...]
+    is_second: bool = False
 
     @property
     def static_facts(self) -> dict[str, Any]:
@@ -59,17 +62,20 @@ class Moment:
         return flat[:size].reshape(self.shape)
 
 
-def blank(shape: tuple[int, ...], fmt: FloatFormat | ScaledFormat) -> Moment | Array:
+def blank(
+    shape: tuple[int, ...], fmt: FloatFormat | ScaledFormat, *, is_second: bool = False
+) -> Moment | Array:
     """A moment of zeros: a flat array in the format's dtype, or a `Moment`.
 
     Args:
         shape: The parameter's.
         fmt: A float format with a dtype, or one that `compact_format` allows.
+        is_second: See `Moment`.
     """
     size = math.prod(shape)
     if isinstance(fmt, FloatFormat):
         return jnp.zeros(size, fmt.carrier)
-    return Moment(*compact_zeros(-(-size // (fmt.block or 1)), fmt), fmt, shape)
+    return Moment(*compact_zeros(-(-size // (fmt.block or 1)), fmt), fmt, shape, is_second)
 
 
 def width_of(moment: Moment | Array) -> int:
@@ -106,12 +112,28 @@ def write(moment: Moment | Array, start: int | Array, size: int, values: Array) 
         return lax.dynamic_update_slice_in_dim(moment, new, start, 0)
     block = width_of(moment)
     rows = -(-size // block)
-    new = compress(values.reshape(-1, block)[:rows], moment.format)
+    values = values.reshape(-1, block)[:rows]
+    new = compress(values, moment.format)
+    if moment.is_second:
+        new = _above_zero(values, new, moment.format)
     codes, scales = (
         lax.dynamic_update_slice_in_dim(old, part, start // block, 0)
         for old, part in zip((moment.codes, moment.scales), new, strict=True)
     )
-    return Moment(codes, scales, moment.format, moment.shape)
+    return dataclasses.replace(moment, codes=codes, scales=scales)
+
+
+def _above_zero(values: Array, there: Compact, fmt: ScaledFormat) -> Compact:
+    """`there` with the smallest positive code where a positive value got that of 0.
+
+    An entry with v = 0 whose gradient is small or 0 in the next step moves by m / eps.
+
+    Source: Li et al., Memory Efficient Optimizers with 4-bit States, arXiv:2309.01507, on zero
+    points of second moments.
+    """
+    zero = compact_zeros(1, fmt).codes
+    is_lost = (values > 0) & (there.codes == zero)
+    return there._replace(codes=jnp.where(is_lost, zero + 1, there.codes))
 
 
 def _format_of(x: Array) -> FloatFormat:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from precis.sweep.config import merge_recipe
 from precis.sweep.grid import expand
 from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
 from precis.sweep.trial import Trial, digest, folder_name
+from precis.train.apex import apex_changes
 from precis.train.task import task_source
 from precis.types import did_you_mean
 
@@ -70,7 +71,7 @@ def make_plan(sweep: Sweep, *, root: Path) -> Plan:
     """
     _check_numbers(sweep)
     tasks = _by_name("task", [(_label(task), task) for task in sweep.task])
-    grown = [(arm, expand(arm, sweep.grid)) for arm in sweep.arm]
+    grown = [(arm, expand(_written_out(arm), sweep.grid)) for arm in sweep.arm]
     arms = _by_name("arm", [(arm.name, arm) for _, several in grown for arm in several])
     # A baseline named as the file has it means the first arm that the grid makes of it.
     first = {arm.name: several[0].name for arm, several in grown}
@@ -89,6 +90,20 @@ def make_plan(sweep: Sweep, *, root: Path) -> Plan:
         noise_floor=_noise_floor(sweep, arms, first, baseline=baseline),
         trials=tuple(trials),
     )
+
+
+def _written_out(arm: ArmSpec) -> ArmSpec:
+    """The arm with a policy, and a recipe's changes, in place of Apex's level."""
+    if bool(arm.policy) == bool(arm.apex):
+        got = "both" if arm.policy else "neither"
+        raise ValueError(f"arm {arm.name!r} has a policy or an apex level, got {got}")
+    if not arm.apex:
+        return arm
+    try:
+        policy, changes = apex_changes(arm.apex)
+    except ValueError as error:
+        raise ValueError(f"arm {arm.name!r}: {error}") from None
+    return replace(arm, policy=policy, apex="", recipe=changes | dict(arm.recipe))
 
 
 def _planned(

@@ -41,6 +41,8 @@ class ArmSpec:
     Attributes:
         name: Its name within the sweep.
         policy: Text of its policy.
+        apex: Instead of a policy, one of Apex's levels, `O0` to `O3`, with what it says of the
+            recipe.
         recipe: Changes to the recipe.
         steps: Steps of training, where they differ from the task's.
         perturb_ulp: By how many ulps of their dtype the initial parameters are moved.
@@ -48,7 +50,8 @@ class ArmSpec:
     """
 
     name: str
-    policy: str
+    policy: str = ""
+    apex: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     steps: int | None = None
     perturb_ulp: int = 0

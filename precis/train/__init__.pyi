@@ -1,3 +1,4 @@
+from .apex import apex_level
 from .evaluate import make_evaluate
 from .explain import audit_task
 from .fit import fit
@@ -13,6 +14,7 @@ __all__ = [
     "Step",
     "Task",
     "TrainState",
+    "apex_level",
     "audit_task",
     "fit",
     "load_task",

@@ -10,7 +10,8 @@ from precis.types import did_you_mean
 
 _OPTIMIZERS = ("adam", "adamw", "sgd")
 _SCHEDULES = ("constant", "cosine")
-_LOSS_SCALES = ("auto", "none", "dynamic", "static:1024")
+_PEERS = ("torch", "apex", "jmp", "flax", "keras")
+_LOSS_SCALES = ("auto", "none", "dynamic", "static:1024", *_PEERS)
 
 # Which optimizer reads which of the keys that not all of them read.
 _READERS = {
@@ -38,7 +39,8 @@ class Recipe:
         schedule: After warmup, `constant`, or `cosine` down to 0 where the run ends.
         clip: Largest global norm of the gradients; None leaves them.
         loss_scale: `auto` (dynamic if gradients can underflow under the policy), `none`,
-            `dynamic`, or `static:<value>`.
+            `dynamic`, `static:<value>`, or dynamic with what `torch`, `apex`, `jmp`, `flax` or
+            `keras` starts from.
         remat: Whether the model recomputes its layers in the backward pass.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precis.optim import LossScale, dynamic_loss_scale, static_loss_scale
+from precis.optim import LossScale, dynamic_loss_scale, loss_scale_like, static_loss_scale
 from precis.policy import PolicyRules
 from precis.train.recipe import parse_loss_scale
 
@@ -11,7 +11,8 @@ def resolve_loss_scale(choice: LossScale | str, policy: PolicyRules) -> LossScal
     """The loss scale that `choice` means under `policy`; None for no scaling.
 
     Args:
-        choice: `auto`, `none`, `dynamic`, `static:<value>`, or a loss scale as it is.
+        choice: `auto`, `none`, `dynamic`, `static:<value>`, a library's name as in
+            `loss_scale_like`, or a loss scale as it is.
         policy: Decides what `auto` means: dynamic where gradients can underflow.
 
     Raises:
@@ -20,11 +21,13 @@ def resolve_loss_scale(choice: LossScale | str, policy: PolicyRules) -> LossScal
     if isinstance(choice, LossScale):
         return choice
     match parse_loss_scale(choice):
+        case ("none", _):
+            return None
+        case ("auto", _):
+            return dynamic_loss_scale() if policy.needs_loss_scaling else None
         case ("dynamic", _):
-            return dynamic_loss_scale()
-        case ("auto", _) if policy.needs_loss_scaling:
             return dynamic_loss_scale()
         case ("static", float(value)):
             return static_loss_scale(value)
-        case _:
-            return None
+        case (name, _):
+            return loss_scale_like(name)

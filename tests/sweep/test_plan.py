@@ -5,6 +5,7 @@ import pytest
 from precis.sweep.plan import make_plan
 from precis.sweep.record import plan_record
 from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
+from precis.train.apex import apex_level
 from precis.train.recipe import Recipe
 
 F32 = ArmSpec(name="f32", policy="f32")
@@ -98,3 +99,43 @@ def test_a_grid_over_a_role_keeps_the_rules(tmp_path):
     ruled = ArmSpec(name="ruled", policy="mixed_bf16; head/**: c=f32")
     plan = make_plan(replace(SWEEP, arm=(ruled,), grid={"policy.s": ("bf16",)}), root=tmp_path)
     assert plan.trials[0].trial.policy == "p=f32,c=bf16,s=bf16,o=f32; head/**: c=f32"
+
+
+def test_an_apex_level_stands_for_a_policy_and_a_recipe(tmp_path):
+    arms = (
+        F32,
+        ArmSpec(name="O1", apex="O1", recipe={"clip": 2.0}),
+        ArmSpec(name="unscaled", apex="O1", recipe={"loss_scale": "none"}),
+    )
+    plan = make_plan(replace(SWEEP, arm=arms, seeds=(0,)), root=tmp_path)
+    trials = {planned.arm: planned.trial for planned in plan.trials}
+    policy, recipe = apex_level("O1")
+    assert trials["O1"].policy == str(policy)
+    assert trials["O1"].recipe == replace(recipe, clip=2.0)
+    assert trials["unscaled"].recipe == replace(recipe, loss_scale="none")
+    records = plan_record(plan, root=tmp_path, old={})["arms"]
+    assert {record["name"]: record["recipe"].get("loss_scale") for record in records} == {
+        "f32": None,
+        "O1": "apex",
+        "unscaled": "none",
+    }
+
+
+def test_a_grid_may_change_an_apex_levels_policy(tmp_path):
+    arms = (F32, ArmSpec(name="O1", apex="O1"))
+    sweep = replace(SWEEP, arm=arms, seeds=(0,), grid={"policy.s": ("f32", "f16")})
+    plan = make_plan(sweep, root=tmp_path)
+    assert plan.arms["O1,s=f16"].policy == "p=f32,c=f16,o=f32,s=f16"
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        (ArmSpec(name="a", apex="O4"), r"arm 'a': Apex has no level 'O4'; did you mean 'O"),
+        (ArmSpec(name="a", apex="O1", policy="f32"), "a policy or an apex level, got both"),
+        (ArmSpec(name="a"), "arm 'a' has a policy or an apex level, got neither"),
+    ],
+)
+def test_an_arm_has_a_policy_or_a_level(arm, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        make_plan(replace(SWEEP, arm=(arm,)), root=tmp_path)

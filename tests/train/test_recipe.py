@@ -40,6 +40,7 @@ def test_whole_numbers_are_floats_where_floats_are_wanted():
         ({"loss_scale": "static"}, "written 'static:1024', got 'static'"),
         ({"loss_scale": "static:-2"}, "static:1024"),
         ({"loss_scale": "static:inf"}, "static:1024"),
+        ({"loss_scale": "torhc"}, "'torhc'; did you mean 'torch'"),
         ({"loss_scale": "auto:3"}, "no loss scale is called 'auto:3'"),
         ({"learning_rate": -1.0}, "learning_rate must be 0 or more, got -1.0"),
         ({"learning_rate": math.nan}, "learning_rate"),

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from precis.optim import dynamic_loss_scale
-from precis.train import make_step
+from precis.optim import dynamic_loss_scale, loss_scale_like
+from precis.train import Recipe, make_step
 
 
 def problem():
@@ -105,6 +105,14 @@ def test_who_is_scaled(policy, choice, scaled):
     assert step.is_scaled is scaled
     _, metrics = step(step.init(problem()[0]), problem()[1])
     assert ("loss_scale" in metrics) is scaled
+
+
+@pytest.mark.parametrize("name", ["torch", "apex", "jmp", "flax", "keras"])
+def test_a_loss_scale_by_a_librarys_name(name):
+    step = make_step(loss, optax.sgd(0.1), "f32", loss_scale=name)
+    scale = step.init(problem()[0]).opt_state.scale
+    assert [float(x) for x in scale] == [float(x) for x in loss_scale_like(name)]
+    assert Recipe(loss_scale=name).loss_scale == name
 
 
 def test_the_loss_is_reported_unscaled():

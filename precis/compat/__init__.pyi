@@ -1,0 +1,3 @@
+from . import jmp
+
+__all__ = ["jmp"]

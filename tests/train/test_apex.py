@@ -1,0 +1,99 @@
+"""Apex's levels: what they say, that it needs no jax, and what training under them does."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from precis.optim import loss_scale_like
+from precis.policy import get_policy
+from precis.train import Recipe, apex_level, make_optimizer, make_step
+
+LEVELS = {
+    "O0": ("p=f32,c=f32,o=f32", "none"),
+    "O1": ("p=f32,c=f16,o=f32", "apex"),
+    "O3": ("p=f16,c=f16,o=f32,m=f16,v=f16", "static:1.0"),
+}
+
+
+def test_it_needs_no_jax():
+    program = "import precis.train.apex as a, sys; a.apex_level('O1'); print('jax' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout.strip() == "False", ran.stderr
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_level_is_a_policy_and_a_recipe(name):
+    policy, recipe = apex_level(name)
+    text, scaling = LEVELS[name]
+    assert str(policy) == text
+    assert recipe.loss_scale == scaling.removesuffix(".0")
+
+
+def test_another_level_is_refused():
+    with pytest.raises(ValueError, match="Apex has no level 'o1'; did you mean 'O1'"):
+        apex_level("o1")
+
+
+FAR = 5.0  # where float16 has steps of 2^-8, and Adam's of 1e-3 are lost
+
+
+def problem():
+    x = jax.random.normal(jax.random.key(0), (32, 6))
+    return {"w": jnp.full((6, 3), FAR)}, {"x": x, "y": jnp.zeros((32, 3))}
+
+
+def loss(params, batch):
+    return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+
+
+def run(policy, optimizer, loss_scale):
+    """The state after 20 steps, with the loss and its scale in each."""
+    step = make_step(loss, optimizer, policy, loss_scale=loss_scale)
+    params, batch = problem()
+    state, seen = step.init(params), []
+    for _ in range(20):
+        state, metrics = step(state, batch)
+        seen.append((float(metrics["loss"]), float(metrics.get("loss_scale", 0))))
+    return state, np.array(seen)
+
+
+TRAINED = ("O1", "O3")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    found = {}
+    for name in TRAINED:
+        policy, recipe = apex_level(name)
+        found[name] = run(policy, make_optimizer(recipe, 20), recipe.loss_scale)
+    return found
+
+
+def dtypes(tree):
+    return {x.dtype.name for x in jax.tree.leaves(tree) if x.size > 1}
+
+
+def test_o0_is_float32():
+    policy, recipe = apex_level("O0")
+    assert policy == get_policy("f32")
+    assert recipe == Recipe(loss_scale="none")
+
+
+def test_o1_keeps_parameters_and_moments_in_float32_and_scales(trained):
+    state, seen = trained["O1"]
+    assert dtypes((state.params, state.opt_state)) == {"float32"}
+    assert seen[0, 1] == float(loss_scale_like("apex").value) == 2.0**16
+    assert seen[-1, 0] < seen[0, 0]
+    # From 5 on, Adam's 20 steps of about 1e-3.
+    np.testing.assert_allclose(state.params["w"], FAR - 0.02, atol=1e-3)
+
+
+def test_o3_is_float16_throughout_and_stalls(trained):
+    state, seen = trained["O3"]
+    assert dtypes((state.params, state.opt_state)) == {"float16"}
+    assert set(seen[:, 1]) == {1.0}
+    assert (state.params["w"] == FAR).all()
