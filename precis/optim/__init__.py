@@ -2,6 +2,8 @@
 
 from precis.optim.applied import Applied, Apply, Applying, InPlace, add_updates, apply_update
 from precis.optim.blockwise import BlockwiseState
+from precis.optim.kept import Kept
+from precis.optim.master import MasterState, master_weights
 from precis.optim.moment import Moment
 from precis.optim.moments import quantized_state, stored_moments
 from precis.optim.norm import Norm, clip_by_norm, gradient_norm
@@ -27,8 +29,10 @@ __all__ = [
     "Applying",
     "BlockwiseState",
     "InPlace",
+    "Kept",
     "LossScale",
     "LossScaledState",
+    "MasterState",
     "Moment",
     "Norm",
     "add_updates",
@@ -40,6 +44,7 @@ __all__ = [
     "keep_if_skipped",
     "loss_scale_like",
     "loss_scaled",
+    "master_weights",
     "quantized_state",
     "scale_loss",
     "scale_of",

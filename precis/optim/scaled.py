@@ -129,7 +129,7 @@ def loss_scaled(
 
         if in_place is not None:
             when = norm.finite if in_place.when is None else norm.finite & in_place.when
-            how = InPlace(in_place.apply, unscaled, when)
+            how = in_place._replace(prepare=unscaled, when=when)
             made = apply_update(inner, updates, state.inner, params, how=how, **extra_args)
             return (made.params, made.tally), _counted(state, made.state, norm, in_place.when)
 
