@@ -1,5 +1,6 @@
 """optax transformations for training in few bits: loss scaling, and moments in fewer bytes."""
 
+from precis.optim.accumulate import AccumulatedState, accumulate
 from precis.optim.applied import Applied, Apply, Applying, InPlace, add_updates, apply_update
 from precis.optim.blockwise import BlockwiseState
 from precis.optim.kept import Kept
@@ -24,6 +25,7 @@ from precis.optim.scaled import (
 )
 
 __all__ = [
+    "AccumulatedState",
     "Applied",
     "Apply",
     "Applying",
@@ -35,6 +37,7 @@ __all__ = [
     "MasterState",
     "Moment",
     "Norm",
+    "accumulate",
     "add_updates",
     "adjust",
     "apply_update",

@@ -137,6 +137,24 @@ def taken(
     return lax.cond(how.when, step, skip, grads, state, params)
 
 
+def taken_updates(
+    step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
+    grads: PyTree,
+    state: PyTree,
+    params: PyTree,
+    *,
+    when: Array,
+) -> tuple[PyTree, PyTree]:
+    """`step(grads, state, params)`, updates and state, or where not `when`, -0.0 and `state`."""
+
+    def skip(grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        # Never computed, but it gives -0.0 the exact type of an update, sharding included.
+        unused, _ = step(grads, state, params)
+        return jax.tree.map(lambda u: jnp.where(False, u, -jnp.zeros_like(u)), unused), state
+
+    return lax.cond(when, step, skip, grads, state, params)
+
+
 def zeros_like(shapes: PyTree) -> PyTree:
     """Zeros of the given shapes and dtypes."""
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

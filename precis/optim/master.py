@@ -67,6 +67,7 @@ def master_weights(
     master is what `inner` makes of the same gradients in float32. Parameters whose storage is
     float32 (or wider, or `master` itself) are `inner`'s bit for bit and keep nothing.
 
+    >>> import jax.numpy as jnp
     >>> optimizer = master_weights(optax.sgd(1e-3), "bf16")
     >>> params = {"w": jnp.bfloat16(1)}
     >>> state = optimizer.init(params)
