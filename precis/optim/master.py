@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import optax
+from jax import Array
 
 from precis.formats import FLOAT32, FloatFormat, parse_float
 from precis.optim import kept as leaves_of
@@ -142,6 +143,22 @@ def master_weights(
         return with_leaves(params, out), after
 
     return Applying(init, update)
+
+
+def reseeded(state: PyTree, seed: int | Array) -> PyTree:
+    """An optimizer's state whose stochastic rounding draws the bits of another seed.
+
+    Args:
+        state: Of any optimizer; where nothing is rounded at random, it stays as it is.
+        seed: [] integer, folded into the keys; it may be traced.
+    """
+
+    def fold(node: Any) -> Any:
+        if not isinstance(node, Kept) or node.rounding != "stochastic":
+            return node
+        return replace(node, value=jax.random.fold_in(node.value, seed))
+
+    return jax.tree.map(fold, state, is_leaf=lambda node: isinstance(node, Kept))
 
 
 def _carried(params: PyTree, kept: dict[str, Kept], *, pending: bool = False) -> PyTree:
