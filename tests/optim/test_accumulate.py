@@ -113,7 +113,7 @@ def test_what_multi_steps_gets_wrong():
     assert ours == [-(1 + 2.0**-9)]
     assert theirs == [-1.0]
 
-    # And one NaN poisons its mean, for good if the inner optimizer has moments.
+    # And one NaN poisons its mean for good: it is applied, or nothing is any more.
     def end(optimizer):
         params = jnp.float32(0)
         state = optimizer.init(params)
@@ -124,6 +124,8 @@ def test_what_multi_steps_gets_wrong():
 
     momentum = optax.sgd(1.0, momentum=0.5)
     assert np.isnan(end(optax.MultiSteps(momentum, 2).gradient_transformation()))
+    careful = optax.MultiSteps(optax.apply_if_finite(momentum, 5), 2)
+    assert end(careful.gradient_transformation()) == 0
     assert end(accumulate(momentum, 2)) == -1.0 - 1.5
 
 
