@@ -1,5 +1,6 @@
 from .adapters import Bound, bind, unbind
 from .formats import FloatFormat, IntFormat, round_to
+from .models import remat
 from .policy import (
     Policy,
     PolicyRules,
@@ -30,6 +31,7 @@ __all__ = [
     "make_step",
     "policy_rules",
     "read_policy",
+    "remat",
     "round_to",
     "unbind",
     "value_and_grad",

@@ -20,7 +20,7 @@ def wide_dtype(*dtypes: np.dtype) -> np.dtype:
     return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)
 
 
-def cast_to(x: Array, fmt: Format | str) -> Array:
+def cast_to(x: Array, fmt: Format | str, *, key: Array | None = None) -> Array:
     """`x` in `fmt`: in its dtype, or on its float32 carrier if it has none.
 
     Narrowing goes through `round_to`, so that the compiler cannot keep more bits than the
@@ -37,6 +37,7 @@ def cast_to(x: Array, fmt: Format | str) -> Array:
     Args:
         x: [...] floating point.
         fmt: A float format or its name.
+        key: A random key; narrowing then rounds up or down at random, so that the mean is `x`.
 
     Returns:
         [...] of dtype `fmt.carrier`.
@@ -48,7 +49,8 @@ def cast_to(x: Array, fmt: Format | str) -> Array:
     wide = x.astype(wide_dtype(x.dtype))
     if fmt.dtype is not None and wide_dtype(wide.dtype, fmt.dtype) == fmt.dtype:
         return wide.astype(fmt.dtype)
-    rounded = round_to(wide, fmt, carrier=fmt.carrier)
+    rounding = None if key is None else "stochastic"
+    rounded = round_to(wide, fmt, rounding=rounding, key=key, carrier=fmt.carrier)
     if fmt.has_nan:
         return rounded
     return jnp.where(jnp.isnan(wide), jnp.full_like(rounded, jnp.nan), rounded)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from precis.models.remat import remat
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -21,7 +23,8 @@ class DecoderConfig:
         layers: Number of layers.
         heads: Number of attention heads, each `dim / heads` wide.
         hidden: Width of the MLP's hidden layer; None is 3 · dim.
-        remat: Whether the backward pass computes each layer's activations anew.
+        remat: Whether the backward pass computes each layer's activations anew; or which of them
+            it saves, as `precis.remat` has it.
     """
 
     vocabulary: int = 256
@@ -29,7 +32,7 @@ class DecoderConfig:
     layers: int = 2
     heads: int = 4
     hidden: int | None = None
-    remat: bool = False
+    remat: bool | str = False
 
     def __post_init__(self) -> None:
         """Refuses heads that do not fit."""
@@ -65,7 +68,9 @@ class Decoder(nnx.Module):
             return nnx.merge(graphdef, weights)(x), None
 
         x = self.embed(tokens.astype(jnp.int32))
-        x, _ = jax.lax.scan(jax.checkpoint(run) if self.remat else run, x, weights)
+        if self.remat:
+            run = remat(run, "nothing" if self.remat is True else self.remat)
+        x, _ = jax.lax.scan(run, x, weights)
         return self.head(self.norm(x))
 
 

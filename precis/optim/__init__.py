@@ -1,7 +1,11 @@
 """optax transformations for training in few bits: loss scaling, and moments in fewer bytes."""
 
+from precis.optim.accumulate import AccumulatedState, accumulate
 from precis.optim.applied import Applied, Apply, Applying, InPlace, add_updates, apply_update
 from precis.optim.blockwise import BlockwiseState
+from precis.optim.clip import clipped_first
+from precis.optim.kept import Kept
+from precis.optim.master import MasterState, master_weights, reseeded
 from precis.optim.moment import Moment
 from precis.optim.moments import quantized_state, stored_moments
 from precis.optim.norm import Norm, clip_by_norm, gradient_norm
@@ -22,25 +26,32 @@ from precis.optim.scaled import (
 )
 
 __all__ = [
+    "AccumulatedState",
     "Applied",
     "Apply",
     "Applying",
     "BlockwiseState",
     "InPlace",
+    "Kept",
     "LossScale",
     "LossScaledState",
+    "MasterState",
     "Moment",
     "Norm",
+    "accumulate",
     "add_updates",
     "adjust",
     "apply_update",
     "clip_by_norm",
+    "clipped_first",
     "dynamic_loss_scale",
     "gradient_norm",
     "keep_if_skipped",
     "loss_scale_like",
     "loss_scaled",
+    "master_weights",
     "quantized_state",
+    "reseeded",
     "scale_loss",
     "scale_of",
     "state_of",

@@ -15,7 +15,8 @@ from precis.types import PyTree
 
 # From parameters and updates to new parameters and a tally of what happened on the way. It is
 # elementwise, and may be called with parts of the trees, even parts of leaves, whose tallies are
-# added; a tree's parts have its paths as keys.
+# added; a tree's parts have its paths as keys. Instead of a parameter it may get a small tree of
+# what is kept of it, see `InPlace.seen`.
 Apply = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
@@ -27,15 +28,23 @@ class InPlace(NamedTuple):
         prepare: Elementwise, from gradients to what the optimizer gets; None leaves them.
         when: [] bool, whether the step is taken; where not, parameters and state come back bit
             for bit, and the tally is 0. None is always.
+        seen: From what is kept of the parameters to what the optimizer is shown of them; None
+            widens them to float32. With it, each parameter may be a tree: of arrays in its shape,
+            which are cut into chunks as it is, and of scalars, which pass from chunk to chunk.
     """
 
     apply: Apply
     prepare: Callable[[PyTree], PyTree] | None = None
     when: Array | None = None
+    seen: Callable[[PyTree], PyTree] | None = None
 
     def prepared(self, grads: PyTree) -> PyTree:
         """What the optimizer gets for `grads`."""
         return grads if self.prepare is None else self.prepare(grads)
+
+    def shown(self, params: PyTree) -> PyTree:
+        """What the optimizer is shown of `params`."""
+        return widened(params) if self.seen is None else self.seen(params)
 
 
 class Applying(optax.GradientTransformationExtraArgs):
@@ -101,8 +110,8 @@ def apply_update(
     wrapped = optax.with_extra_args_support(optimizer)
 
     def step(grads: PyTree, state: PyTree, params: PyTree) -> Applied:
-        wide = widened(params)
-        updates, state = wrapped.update(how.prepared(grads), state, wide, **extra_args)
+        shown = how.shown(params)
+        updates, state = wrapped.update(how.prepared(grads), state, shown, **extra_args)
         new, tally = how.apply(params, updates)
         return Applied(new, state, tally)
 
@@ -126,6 +135,24 @@ def taken(
         return Applied(params, state, zeros_like(shapes))
 
     return lax.cond(how.when, step, skip, grads, state, params)
+
+
+def taken_updates(
+    step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
+    grads: PyTree,
+    state: PyTree,
+    params: PyTree,
+    *,
+    when: Array,
+) -> tuple[PyTree, PyTree]:
+    """`step(grads, state, params)`, updates and state, or where not `when`, -0.0 and `state`."""
+
+    def skip(grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        # Never computed, but it gives -0.0 the exact type of an update, sharding included.
+        unused, _ = step(grads, state, params)
+        return jax.tree.map(lambda u: jnp.where(False, u, -jnp.zeros_like(u)), unused), state
+
+    return lax.cond(when, step, skip, grads, state, params)
 
 
 def zeros_like(shapes: PyTree) -> PyTree:

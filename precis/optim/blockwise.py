@@ -86,12 +86,13 @@ def blockwise(
         **extra_args: Any,
     ) -> tuple[PyTree, BlockwiseState]:
         grads = named_leaves(updates)
-        old = None if params is None else named_leaves(params)
+        # What is kept of a parameter may be a tree, in the place of its gradient.
+        old = None if params is None else dict(zip(grads, _flat_like(updates, params), strict=True))
         how = in_place or InPlace(_give_updates)
 
         def step(part: dict[str, Array], inner_state: PyTree, old: Any) -> Applied:
             wide = widened(how.prepared(part))
-            made, inner_state = wrapped.update(wide, inner_state, widened(old), **extra_args)
+            made, inner_state = wrapped.update(wide, inner_state, how.shown(old), **extra_args)
             new, tally = how.apply(old, made)
             return Applied(new, inner_state, tally)
 
@@ -110,6 +111,10 @@ def blockwise(
         return (out, tally), new_state
 
     return Applying(init, update)
+
+
+def _flat_like(updates: PyTree, params: PyTree) -> list[Any]:
+    return jax.tree.structure(updates).flatten_up_to(params)
 
 
 def _give_updates(params: PyTree, updates: PyTree) -> tuple[PyTree, PyTree]:

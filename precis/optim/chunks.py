@@ -13,8 +13,10 @@ from jax import Array, lax
 
 from precis.optim.applied import Applied, zeros_like
 from precis.optim.fields import moments_of, with_moments
-from precis.optim.moment import read, rows_of, width_of, write
+from precis.optim.moment import Moment, read, width_of, write
 from precis.optim.norm import widened
+from precis.optim.words import Words, map_words, settled, words_of
+from precis.tree import is_float
 from precis.types import PyTree
 
 # Entries that are decoded at a time: their float32 values stay in a core's cache. On CPU a quarter
@@ -28,12 +30,13 @@ class Leaf(NamedTuple):
     Attributes:
         path: Its path.
         grad: [...] floating, its gradient.
-        param: [...] floating, the parameter; None if the optimizer was not given any.
+        param: What is kept of the parameter: arrays in its shape, and scalars; usually one array.
+            None if the optimizer was not given any.
     """
 
     path: str
     grad: Array
-    param: Array | None
+    param: PyTree
 
 
 Step = Callable[[dict[str, Array], PyTree, Any], Applied]
@@ -55,19 +58,22 @@ def in_chunks(
         in_params: Whether `step` gives new parameters; otherwise it gives updates.
         when: [] bool, whether to do anything; None is always.
     """
-    path, grad = leaf.path, leaf.grad.reshape(-1)
-    param = None if leaf.param is None else leaf.param.reshape(-1)
+    path, shape, grad = leaf.path, leaf.grad.shape, words_of(leaf.grad)
+    param = jax.tree.map(lambda x: words_of(x) if is_float(x) else x, leaf.param)
     width = math.lcm(*(width_of(moment) for moment in moments_of(state)))
     full = max(_CHUNK // width, 1) * width
 
-    def chunk(start: Any, size: int, out: Array, moments: list[Any]) -> tuple[Any, Applied]:
-        def part(x: Array | None) -> Any:
-            return None if x is None else {path: rows_of(x, start, size, width)}
+    def chunk(start: Any, size: int, out: PyTree, moments: list[Any]) -> tuple[Any, Applied]:
+        def part(tree: PyTree) -> Any:
+            cut = lambda x: x.rows(start, size, width) if isinstance(x, Words) else x  # noqa: E731
+            return None if tree is None else {path: map_words(cut, tree)}
+
+        def put(old: Any, new: Array) -> Any:
+            return old.put(new.reshape(-1)[:size], start) if isinstance(old, Words) else new
 
         opened = with_moments(state, ({path: read(x, start, size, width)} for x in moments))
         done = step(part(grad if in_params else out), opened, part(out if in_params else param))
-        new = done.params[path].reshape(-1)[:size]
-        out = lax.dynamic_update_slice_in_dim(out, new, start, 0)
+        out = map_words(put, out, settled(done.params[path], start, leaf.grad))
         pairs = zip(moments, moments_of(done.state), strict=True)
         return (out, [write(old, start, size, tree[path]) for old, tree in pairs]), done
 
@@ -75,11 +81,13 @@ def in_chunks(
         """What a state holds beside moments, the same in every chunk of a step."""
         return with_moments(state, (None for _ in moments_of(state)))
 
-    out = param if in_params else widened(grad)
+    out = param if in_params else words_of(widened(leaf.grad))
     assert out is not None
-    before = (out.size - 1) // full  # chunks before the last one, which may be shorter
-    finish = functools.partial(chunk, before * full, out.size - before * full)
-    carry = (out, moments_of(state))
+    count = math.prod(shape)
+    before = (count - 1) // full  # chunks before the last one, which may be shorter
+    finish = functools.partial(chunk, before * full, count - before * full)
+    moments = [x if isinstance(x, Moment) else words_of(x) for x in moments_of(state)]
+    carry = (out, moments)
     tally = zeros_like(jax.eval_shape(lambda *carry: finish(*carry)[1].tally, *carry))
 
     def body(i: Array, carry: Any) -> Any:
@@ -98,4 +106,6 @@ def in_chunks(
     if before:
         carry, tally = lax.fori_loop(0, before * times, body, (carry, tally))
     (out, moments), tally, other = lax.fori_loop(0, times, end, (carry, tally, bare(state)))
-    return Applied({path: out.reshape(leaf.grad.shape)}, with_moments(other, moments), tally)
+    whole = map_words(lambda x: x.floats.reshape(shape) if isinstance(x, Words) else x, out)
+    moments = [x.floats if isinstance(x, Words) else x for x in moments]
+    return Applied({path: whole}, with_moments(other, moments), tally)

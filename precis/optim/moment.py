@@ -23,6 +23,7 @@ from precis.formats import (
     decompress,
     parse_float,
 )
+from precis.optim.words import Words
 
 
 @functools.partial(
@@ -83,16 +84,10 @@ def width_of(moment: Moment | Array) -> int:
     return (moment.format.block or 1) if isinstance(moment, Moment) else 1
 
 
-def rows_of(x: Array, start: int | Array, size: int, width: int) -> Array:
-    """[⌈size / width⌉, width]: entries of flat `x` from `start` on; what is missing is 0."""
-    part = lax.dynamic_slice_in_dim(x, start, size)
-    return jnp.pad(part, (0, -size % width)).reshape(-1, width)
-
-
-def read(moment: Moment | Array, start: int | Array, size: int, width: int) -> Array:
+def read(moment: Moment | Words, start: int | Array, size: int, width: int) -> Array:
     """[⌈size / width⌉, width] float32: entries from `start` on, a multiple of the block."""
-    if not isinstance(moment, Moment):
-        return rows_of(moment, start, size, width).astype(np.float32)
+    if isinstance(moment, Words):
+        return moment.rows(start, size, width).astype(np.float32)
     block = width_of(moment)
     there, rows = -(-size // block), -(-size // width) * width // block
     codes, scales = (
@@ -102,14 +97,14 @@ def read(moment: Moment | Array, start: int | Array, size: int, width: int) -> A
     return jnp.pad(values, ((0, rows - there), (0, 0))).reshape(-1, width)
 
 
-def write(moment: Moment | Array, start: int | Array, size: int, values: Array) -> Moment | Array:
+def write(moment: Moment | Words, start: int | Array, size: int, values: Array) -> Moment | Words:
     """`moment` with `values`, shaped as `read` gives them, rounded into `size` of its entries.
 
     In place, where the compiler sees that nobody needs the old ones.
     """
-    if not isinstance(moment, Moment):
-        new = cast_to(values.reshape(-1)[:size], _format_of(moment))
-        return lax.dynamic_update_slice_in_dim(moment, new, start, 0)
+    if isinstance(moment, Words):
+        new = cast_to(values.reshape(-1)[:size], parse_float(str(moment.dtype)))
+        return moment.put(new, start)
     block = width_of(moment)
     rows = -(-size // block)
     values = values.reshape(-1, block)[:rows]
@@ -134,7 +129,3 @@ def _above_zero(values: Array, there: Compact, fmt: ScaledFormat) -> Compact:
     zero = compact_zeros(1, fmt).codes
     is_lost = (values > 0) & (there.codes == zero)
     return there._replace(codes=jnp.where(is_lost, zero + 1, there.codes))
-
-
-def _format_of(x: Array) -> FloatFormat:
-    return parse_float(str(x.dtype))

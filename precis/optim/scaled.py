@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from precis.optim.applied import Applying, InPlace, apply_update
+from precis.optim.applied import Applying, InPlace, apply_update, taken_updates
 from precis.optim.norm import Norm, check_limit, clipped, gradient_norm, unscale, widened
 from precis.optim.scale import LossScale, adjust, checked
 from precis.tree import path_str
@@ -82,7 +83,9 @@ def loss_scaled(
             shards, they skip together too, but leave `clip` out: no shard knows the whole norm.
 
     Returns:
-        A transformation with state `LossScaledState`; further arguments go to `inner`.
+        A transformation with state `LossScaledState`. Its `update` takes `overflowed`, [] bool, if
+        finite gradients stand for some that were not, as `accumulate` has them: the step is taken
+        and the scale backs off. Further arguments go to `inner`.
 
     Raises:
         ValueError: `clip` is not positive, or a number of `scale` is out of its range.
@@ -114,12 +117,14 @@ def loss_scaled(
         params: PyTree = None,
         *,
         in_place: InPlace | None = None,
+        overflowed: Array | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, LossScaledState]:
         if in_place is not None:
             updates = in_place.prepared(updates)
         factor = state.scale.value
         norm = gradient_norm(updates, scale=factor)
+        counted = functools.partial(_counted, state, overflowed=overflowed)
         if axis_name is not None:
             norm = _agreed(norm, axis_name)
 
@@ -129,23 +134,16 @@ def loss_scaled(
 
         if in_place is not None:
             when = norm.finite if in_place.when is None else norm.finite & in_place.when
-            how = InPlace(in_place.apply, unscaled, when)
+            how = in_place._replace(prepare=unscaled, when=when)
             made = apply_update(inner, updates, state.inner, params, how=how, **extra_args)
-            return (made.params, made.tally), _counted(state, made.state, norm, in_place.when)
+            return (made.params, made.tally), counted(made.state, norm, in_place.when)
 
         # Both widen inside the cond, where it fuses with what follows: no float32 copies.
         def step(grads: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
             return wrapped.update(unscaled(grads), inner_state, widened(params), **extra_args)
 
-        def skip(grads: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-            # Never computed, but it gives -0.0 the exact type of an update, sharding included.
-            unused, _ = step(grads, inner_state, params)
-            return jax.tree.map(lambda u: jnp.where(False, u, -jnp.zeros_like(u)), unused), (
-                inner_state
-            )
-
-        out, inner_state = lax.cond(norm.finite, step, skip, updates, state.inner, params)
-        return out, _counted(state, inner_state, norm, None)
+        out, inner_state = taken_updates(step, updates, state.inner, params, when=norm.finite)
+        return out, counted(inner_state, norm, None)
 
     return Applying(init, update)
 
@@ -179,7 +177,8 @@ def keep_if_skipped(opt_state: PyTree, new: PyTree, old: PyTree) -> PyTree:
     """`new`, or bit for bit `old` if the last step was skipped.
 
     For what a step changes beside the parameters: BatchNorm statistics of a step that was not
-    finite are not finite either.
+    finite are not finite either. Around `loss_scaled`, `accumulate` says whether the last
+    micro-batch was finite, at the end of a window or not.
 
     Args:
         opt_state: The optimizer's state after the step.
@@ -190,7 +189,7 @@ def keep_if_skipped(opt_state: PyTree, new: PyTree, old: PyTree) -> PyTree:
         TypeError: A leaf has changed its dtype, and neither can stand for the other.
         ValueError: As `state_of`.
     """
-    finite = state_of(opt_state).last_finite
+    finite = _judge(opt_state).last_finite
 
     def keep(path: tuple[Any, ...], after: Any, before: Any) -> Array:
         after, before = jnp.asarray(after), jnp.asarray(before)
@@ -204,6 +203,13 @@ def keep_if_skipped(opt_state: PyTree, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(keep, new, old)
 
 
+def _judge(opt_state: PyTree) -> Any:
+    """The outermost state that says whether the last step was finite."""
+    says = lambda node: hasattr(node, "last_finite")  # noqa: E731
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=says) if says(node)]
+    return found[0] if len(found) == 1 else state_of(opt_state)
+
+
 def _agreed(norm: Norm, axis_name: str | tuple[str, ...]) -> Norm:
     finite = lax.pmin(norm.finite.astype(jnp.int32), axis_name) == 1
     value = jnp.where(finite, lax.pmax(norm.value, axis_name), jnp.inf)
@@ -211,9 +217,15 @@ def _agreed(norm: Norm, axis_name: str | tuple[str, ...]) -> Norm:
 
 
 def _counted(
-    state: LossScaledState, inner: PyTree, norm: Norm, when: Array | None
+    state: LossScaledState,
+    inner: PyTree,
+    norm: Norm,
+    when: Array | None,
+    *,
+    overflowed: Array | None,
 ) -> LossScaledState:
-    scale = adjust(state.scale, norm.finite)
+    fits = norm.finite if overflowed is None else norm.finite & ~overflowed
+    scale = adjust(state.scale, fits)
     skips = jnp.where(norm.finite, 0, state.consecutive_skips + 1)
     bad = (~norm.finite).astype(jnp.int32)
     after = LossScaledState(

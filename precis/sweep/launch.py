@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from precis.sweep.signals import stop_requests
 from precis.sweep.status import is_done, read_status, write_status
 from precis.sweep.store.lock import one_writer
 from precis.sweep.store.strict import canonical, read_json, write_json
+from precis.sweep.trial import as_record
 
 # An emulated format rounds on the bits, which takes a few times a native dtype's time. It only
 # decides which group starts first.
@@ -120,7 +120,7 @@ def _check_stale(plan: Plan, folder: Path, *, mark: str, redo: bool, console: Co
 
 
 def _prepare(folder: Path, planned: Planned) -> None:
-    write_json(folder / "config.json", asdict(planned.trial))
+    write_json(folder / "config.json", as_record(planned.trial))
     before = read_status(folder)
     write_status(folder, before._replace(state="pending", steps=planned.trial.steps, error=None))
 

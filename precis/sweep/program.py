@@ -35,7 +35,7 @@ class Program:
     Attributes:
         task: The task.
         init: Draws its initial parameters and state.
-        start: From those to the state before the first step.
+        start: From those and the trial's seed to the state before the first step.
         step: Its training step; compiles when it is first called.
         evaluate: Evaluation under the policy.
         evaluate_f32: Evaluation in float32.
@@ -45,7 +45,7 @@ class Program:
 
     task: Task
     init: Callable[[Array], tuple[PyTree, PyTree]]
-    start: Callable[[PyTree, PyTree], TrainState]
+    start: Callable[[PyTree, PyTree, int], TrainState]
     step: Step
     evaluate: Evaluate
     evaluate_f32: Evaluate
@@ -74,7 +74,8 @@ def load(trial: Trial, *, root: Path) -> Loaded:
     Raises:
         ValueError: No such task, model or option.
     """
-    options = {**trial.options, **({"remat": True} if trial.recipe.remat else {})}
+    remat = trial.recipe.remat
+    options = {**trial.options, **({"remat": remat} if remat else {})}
     task = load_task(task_path(trial.task, root), trial.model, **options)
     return Loaded(task, jax.jit(task.init), make_evaluate(task, "f32"))
 
@@ -90,12 +91,17 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
         has_state=True,
         loss_scale=recipe.loss_scale,
         clip=recipe.clip,
+        master=recipe.master,
+        accumulate=recipe.accumulate,
+        trainable=recipe.trainable,
+        moments_keep=recipe.moments_keep,
+        moments_min_size=recipe.moments_min_size,
     )
     evaluate = loaded.evaluate_f32 if is_f32 else make_evaluate(task, policy)
     return Program(
         task=task,
         init=loaded.init,
-        start=jax.jit(step.init),
+        start=jax.jit(lambda params, state, seed: step.init(params, state, seed=seed)),
         step=step,
         evaluate=evaluate,
         evaluate_f32=loaded.evaluate_f32,
@@ -107,10 +113,10 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
 def first_state(program: Program, trial: Trial) -> TrainState:
     """The state before the first step: the same for all policies of a seed, but for its dtype."""
     params, state = program.init(init_key(trial.seed))
-    params = cast_to_param(program.step.policy, params)
     if trial.perturb_ulp:
+        params = cast_to_param(program.step.policy, params)
         params = moved_by_ulps(params, trial.perturb_ulp, seed=trial.seed)
-    return program.start(params, state)
+    return program.start(params, state, trial.seed)
 
 
 def moved_by_ulps(params: PyTree, count: int, *, seed: int) -> PyTree:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from precis.sweep.store.strict import canonical
-from precis.train.recipe import Recipe
+from precis.train.recipe import Recipe, as_data
 
 # Enough to tell the trials of a sweep apart; the plan holds the whole digest.
 _DIGITS = 8
@@ -49,9 +49,14 @@ class Trial:
         return to_json(replace(self, seed=0, perturb_ulp=0))
 
 
+def as_record(trial: Trial) -> dict[str, Any]:
+    """The trial as a dict, its recipe without what came later and is at its default."""
+    return asdict(trial) | {"recipe": as_data(trial.recipe)}
+
+
 def to_json(trial: Trial) -> str:
     """The trial as canonical JSON: sorted keys, no spaces, strict."""
-    return canonical(asdict(trial))
+    return canonical(as_record(trial))
 
 
 def from_json(data: Mapping[str, Any]) -> Trial:

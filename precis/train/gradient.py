@@ -10,6 +10,7 @@ from jax import Array
 
 from precis.formats import FLOAT32, wide_dtype
 from precis.policy import Policy, PolicyRules, read_policy
+from precis.train.trainable import Trainable
 from precis.tree import map_params
 from precis.types import PyTree
 from precis.walk import autocast
@@ -22,6 +23,7 @@ def value_and_grad(
     has_aux: bool = False,
     state_argnums: int | tuple[int, ...] = (),
     key: Array | None = None,
+    trainable: Trainable | None = None,
 ) -> Callable[..., Any]:
     """`jax.value_and_grad(loss)` with respect to its first argument, computed under `policy`.
 
@@ -41,6 +43,8 @@ def value_and_grad(
         state_argnums: Arguments that hold running statistics, as in `autocast`.
         key: A random key for stochastic roles, as in `autocast`: another one in each step. It is
             not the loss's own `key`, which is a keyword of the result.
+        trainable: Which parameters to differentiate by, all by default. The gradients are then a
+            dict by path, and the others cost none.
 
     Returns:
         `fn(params, *args, scale=None, **kwargs) -> (value, grads)`, or `((value, aux), grads)`.
@@ -51,13 +55,15 @@ def value_and_grad(
     cast = autocast(loss, resolved, state_argnums=state_argnums, key=key)
 
     def fn(params: PyTree, *args: Any, scale: Array | None = None, **kwargs: Any) -> Any:
-        def objective(params: PyTree) -> tuple[Array, Any]:
-            result = cast(params, *args, **kwargs)
+        def objective(trained: PyTree) -> tuple[Array, Any]:
+            whole = trained if trainable is None else trainable.merge(params, trained)
+            result = cast(whole, *args, **kwargs)
             value, aux = result if has_aux else (result, None)
             value = value.astype(wide_dtype(value.dtype))
             return (value if scale is None else value * scale), (value, aux)
 
-        wide = _widened(params, resolved)
+        trained = params if trainable is None else trainable.split(params).trained
+        wide = _widened(trained, resolved)
         grads, (value, aux) = jax.grad(objective, has_aux=True)(wide)
         return ((value, aux) if has_aux else value), grads
 

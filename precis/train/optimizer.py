@@ -13,7 +13,8 @@ from precis.train.recipe import Recipe
 def make_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformationExtraArgs:
     """The optimizer that `recipe` names.
 
-    Clipping, loss scaling and the storage of moments are `make_step`'s, for every optimizer.
+    Clipping, loss scaling, and how moments and parameters are stored are `make_step`'s, for every
+    optimizer.
 
     Args:
         recipe: Optimizer, schedule and their numbers.
@@ -33,6 +34,8 @@ def make_optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformationEx
         case "adamw":
             decay = recipe.weight_decay
             return optax.adamw(rate, recipe.b1, recipe.b2, recipe.eps, weight_decay=decay)
+        case "lion":
+            return optax.lion(rate, recipe.b1, recipe.b2, weight_decay=recipe.weight_decay)
         case "sgd":
             return optax.sgd(rate, recipe.momentum or None)
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
 
+from precis.models.saves import SAVES
+from precis.train.loss_scale_text import parse_loss_scale
 from precis.types import did_you_mean
 
-_OPTIMIZERS = ("adam", "adamw", "sgd")
-_SCHEDULES = ("constant", "cosine")
-_PEERS = ("torch", "apex", "jmp", "flax", "keras")
-_LOSS_SCALES = ("auto", "none", "dynamic", "static:1024", *_PEERS)
+Optimizer = Literal["adam", "adamw", "lion", "sgd"]
+Schedule = Literal["constant", "cosine"]
+Master = Literal["none", "f32", "stochastic", "kahan"]
 
 # Which optimizer reads which of the keys that not all of them read.
 _READERS = {
-    "b1": ("adam", "adamw"),
-    "b2": ("adam", "adamw"),
+    "b1": ("adam", "adamw", "lion"),
+    "b2": ("adam", "adamw", "lion"),
     "eps": ("adam", "adamw"),
-    "weight_decay": ("adamw",),
+    "weight_decay": ("adamw", "lion"),
     "momentum": ("sgd",),
 }
+
+# What recipes have not always had: left out of their text at its default, so that a trial which
+# does not use it keeps its digest.
+_LATER = ("master", "accumulate", "trainable", "moments_keep", "moments_min_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,20 +33,29 @@ class Recipe:
     """How to train, whatever the policy.
 
     Attributes:
-        optimizer: `adam`, `adamw` (decoupled weight decay) or `sgd`.
+        optimizer: `adam`, `adamw` (decoupled weight decay), `lion` or `sgd`.
         learning_rate: The peak of the schedule.
-        b1: Decay of Adam's first moment.
-        b2: Decay of Adam's second moment.
+        b1: Decay of Adam's first moment; Lion's weight of the old moment in its update.
+        b2: Decay of Adam's second moment, or of Lion's moment, where 0.99 is usual.
         eps: What Adam adds to the root of the second moment.
         momentum: Of SGD; 0 keeps no state.
-        weight_decay: Of AdamW, multiplied by the learning rate.
+        weight_decay: Of AdamW and Lion, multiplied by the learning rate.
         warmup_steps: Steps of linear warmup, the last of them at the full learning rate.
         schedule: After warmup, `constant`, or `cosine` down to 0 where the run ends.
         clip: Largest global norm of the gradients; None leaves them.
         loss_scale: `auto` (dynamic if gradients can underflow under the policy), `none`,
-            `dynamic`, `static:<value>`, or dynamic with what `torch`, `apex`, `jmp`, `flax` or
-            `keras` starts from.
-        remat: Whether the model recomputes its layers in the backward pass.
+            `dynamic`, `dynamic:growth_interval=200,…`, `static:<value>`, or the settings of
+            `torch`, `apex`, `jmp`, `flax` or `keras`.
+        remat: Whether the model recomputes its layers in the backward pass; or what it saves of
+            them: `nothing`, as for true, `dots`, `dots_without_batch`, `everything`.
+        master: How parameters that the policy stores in fewer bits than float32 are updated: from
+            an `f32` master, with `stochastic` or `kahan` rounding, or `none`, rounded to nearest.
+        accumulate: How many parts a batch is cut into, one after the other within a step.
+        trainable: Patterns of the parameters that are trained, `!` before those that are not; none
+            trains all.
+        moments_keep: Patterns of the parameters whose moments stay in float32, where the policy has
+            them in blocks.
+        moments_min_size: Entries of the smallest parameter whose moments are in blocks.
 
     Raises:
         ValueError: An unknown name, a number out of range, or a key that the optimizer would
@@ -51,7 +65,7 @@ class Recipe:
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}
 
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Optimizer = "adam"
     learning_rate: float = 1e-3
     b1: float = 0.9
     b2: float = 0.999
@@ -59,45 +73,36 @@ class Recipe:
     momentum: float = 0.0
     weight_decay: float = 0.0
     warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     clip: float | None = None
     loss_scale: str = "auto"
-    remat: bool = False
+    remat: bool | str = False
+    master: Master = "none"
+    accumulate: int = 1
+    trainable: tuple[str, ...] = ()
+    moments_keep: tuple[str, ...] = ()
+    moments_min_size: int = 4096
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _check_name("optimizer", self.optimizer, _OPTIMIZERS)
-        _check_name("schedule", self.schedule, _SCHEDULES)
+        _check_name("optimizer", self.optimizer, get_args(Optimizer))
+        _check_name("schedule", self.schedule, get_args(Schedule))
+        _check_name("master", self.master, get_args(Master))
+        if isinstance(self.remat, str):
+            _check_name("remat", self.remat, tuple(SAVES))
         _check_ranges(self)
         parse_loss_scale(self.loss_scale)
         _check_readers(self)
 
 
-def parse_loss_scale(text: str) -> tuple[str, float | None]:
-    """The word and the value of a recipe's loss scale.
+def as_data(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a dict, what came later left out where it is at its default.
 
-    >>> parse_loss_scale("static:1024"), parse_loss_scale("auto")
-    (('static', 1024.0), ('auto', None))
-
-    Raises:
-        ValueError: An unknown word, or a static value that is no positive number.
+    `Recipe(**as_data(recipe)) == recipe`, and so it is from its JSON.
     """
-    word, colon, value = text.partition(":")
-    if word == "static":
-        return word, _positive(value, text)
-    if colon or word not in _LOSS_SCALES:
-        raise ValueError(f"no loss scale is called {text!r}{did_you_mean(text, _LOSS_SCALES)}")
-    return word, None
-
-
-def _positive(value: str, text: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise ValueError(f"a static loss scale is written 'static:1024', got {text!r}")
-    return number
+    default = asdict(Recipe())
+    found = asdict(recipe)
+    return {k: x for k, x in found.items() if k not in _LATER or x != default[k]}
 
 
 def _check_types(recipe: Recipe) -> None:
@@ -105,19 +110,31 @@ def _check_types(recipe: Recipe) -> None:
         value = getattr(recipe, field.name)
         # bool is an int to Python, and 1 a fine float to everybody.
         match field.name, value:
-            case "remat", bool():
+            case "remat", bool() | str():
                 continue
             case "clip", None:
                 continue
-            case "optimizer" | "schedule" | "loss_scale", str():
+            case "optimizer" | "schedule" | "loss_scale" | "master", str():
                 continue
-            case "warmup_steps", int() if not isinstance(value, bool):
+            case "warmup_steps" | "accumulate" | "moments_min_size", int() if _is_int(value):
+                continue
+            case "trainable" | "moments_keep", list() | tuple() if _are_texts(value):
+                # TOML and JSON have lists; a recipe is hashable.
+                object.__setattr__(recipe, field.name, tuple(value))
                 continue
             case name, int() | float() if _is_number(name) and not isinstance(value, bool):
                 # Equal recipes must have one digest: 1 and 1.0 would print differently.
                 object.__setattr__(recipe, field.name, float(value))
                 continue
         raise TypeError(f"recipe: {field.name} wants {field.type}, got {value!r}")
+
+
+def _is_int(value: Any) -> bool:
+    return not isinstance(value, bool)
+
+
+def _are_texts(values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _is_number(name: str) -> bool:
@@ -139,6 +156,8 @@ def _check_ranges(recipe: Recipe) -> None:
         "momentum": (0 <= recipe.momentum < 1, "0 or more and less than 1"),
         "weight_decay": (0 <= recipe.weight_decay < math.inf, "0 or more"),
         "warmup_steps": (recipe.warmup_steps >= 0, "0 or more"),
+        "accumulate": (recipe.accumulate >= 1, "1 or more"),
+        "moments_min_size": (recipe.moments_min_size >= 1, "1 or more"),
         "clip": (recipe.clip is None or 0 < recipe.clip < math.inf, "more than 0, or none"),
     }
     for key, (holds, range_) in wanted.items():
@@ -149,7 +168,7 @@ def _check_ranges(recipe: Recipe) -> None:
 def _check_readers(recipe: Recipe) -> None:
     """A key that nobody reads would make two equal runs look different."""
     for field in fields(Recipe):
-        readers = _READERS.get(field.name, _OPTIMIZERS)
+        readers = _READERS.get(field.name, get_args(Optimizer))
         value = getattr(recipe, field.name)
         if recipe.optimizer not in readers and value != field.default:
             raise ValueError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,12 @@ from precis.optim import (
     LossScale,
     Norm,
     apply_update,
-    clip_by_norm,
+    clipped_first,
     gradient_norm,
     keep_if_skipped,
     loss_scaled,
+    master_weights,
+    reseeded,
     scale_of,
     state_of,
     stored_moments,
@@ -28,9 +30,13 @@ from precis.optim import (
 from precis.policy import Policy, PolicyRules, cast_to_param, read_policy
 from precis.train.gradient import value_and_grad
 from precis.train.lost import Lost, lost_updates, share_of_zeros
+from precis.train.microbatch import in_microbatches
+from precis.train.recipe import Master
 from precis.train.scaling import resolve_loss_scale
 from precis.train.state import TrainState
-from precis.types import PyTree
+from precis.train.trainable import Trainable
+from precis.train.trainable import trainable as split_by
+from precis.types import PyTree, did_you_mean
 
 # A policy's rounding must not be optimized away: by default XLA may compute in more bits than
 # the program says, and the policy would look better than it is.
@@ -48,20 +54,30 @@ class Step:
 
     Attributes:
         policy: The policy, with its rules by path if there are any.
-        optimizer: The optax transformation, with loss scaling and clipping where they apply.
+        optimizer: The optax transformation, with loss scaling, clipping and master weights where
+            they apply.
         is_scaled: Whether the loss is scaled.
         update: The pure, possibly jitted function behind the call.
+        trainable: Which parameters the optimizer sees, by path; None is all of them.
     """
 
     policy: PolicyRules
     optimizer: optax.GradientTransformation
     is_scaled: bool
     update: Callable[..., tuple[TrainState, dict[str, Array]]]
+    trainable: Trainable | None = None
 
-    def init(self, params: PyTree, state: PyTree = None) -> TrainState:
-        """The first state: `params` cast to the policy's param format, fresh optimizer state."""
-        params = cast_to_param(self.policy, params)
-        return TrainState(jnp.int32(0), params, state, self.optimizer.init(params))
+    def init(self, params: PyTree, state: PyTree = None, *, seed: int | Array = 0) -> TrainState:
+        """The first state: `params` cast to the policy's param format, fresh optimizer state.
+
+        Args:
+            params: Parameters; a master keeps what the cast leaves out.
+            state: What the model carries beside them.
+            seed: Of stochastic rounding.
+        """
+        given = params if self.trainable is None else self.trainable.split(params).trained
+        opt_state = reseeded(self.optimizer.init(given), seed)
+        return TrainState(jnp.int32(0), cast_to_param(self.policy, params), state, opt_state)
 
     def __call__(
         self, train_state: TrainState, batch: PyTree, key: Array | None = None
@@ -69,7 +85,8 @@ class Step:
         """The next state, and metrics: scalars that stay on the device.
 
         `loss`, `grad_norm`, `finite`, `grad_zero` (share of gradient entries that are exactly
-        zero), `update_lost` (share of nonzero updates that left their parameter as it was), with
+        zero), `update_lost` (share of nonzero updates that left their parameter as it was; with a
+        master, the master; with Kahan rounding, what it left out before), with
         loss scaling `loss_scale` and `skipped` (so far), and what the loss function reports.
         """
         return self.update(train_state, batch, key)
@@ -83,6 +100,12 @@ def make_step(
     has_state: bool = False,
     loss_scale: LossScale | str = "auto",
     clip: float | None = None,
+    master: Master = "none",
+    accumulate: int = 1,
+    weight: Callable[[PyTree], Array] | None = None,
+    trainable: Iterable[str] = (),
+    moments_keep: Iterable[str] = (),
+    moments_min_size: int = 4096,
     jit: bool = True,
 ) -> Step:
     """A training step for `loss` under `policy`.
@@ -97,6 +120,9 @@ def make_step(
     >>> float(metrics["loss"]), float(metrics["loss_scale"])
     (1.0, 32768.0)
 
+    A step takes the gradient, in parts and of the trained parameters only if so asked, then
+    unscales, looks whether it is finite, clips, updates, and rounds into storage.
+
     Args:
         loss: `loss(params, batch) -> scalar`; with `has_state` a task's form,
             `loss(params, state, batch, *, key, train) -> (scalar, (state, metrics))`.
@@ -104,39 +130,65 @@ def make_step(
         policy: A policy, rules by path, or the text of either.
         has_state: Which form `loss` has.
         loss_scale: `auto` scales dynamically if the policy's gradients can underflow (c, x or g
-            has 5 exponent bits); `none`, `dynamic`, `static:1024`, or a `LossScale`.
+            has 5 exponent bits); `none`, `dynamic`, `dynamic:growth_interval=200,…`,
+            `static:1024`, a library's name (`torch`, …), or a `LossScale`.
         clip: Largest global norm of the unscaled gradients.
+        master: How parameters whose p is narrower than float32 are updated: `none` rounds them to
+            nearest after each step, `f32` keeps a master of them, `stochastic` and `kahan` round
+            so that small updates are not lost; see `master_weights`.
+        accumulate: How many parts the batch is cut into, see `in_microbatches`.
+        weight: What a part weighs, such as its tokens; see there.
+        trainable: Patterns of the parameters that are trained, see `precis.train.trainable`; none
+            trains all.
+        moments_keep: Patterns of parameters whose moments stay in float32, where m or v has blocks.
+        moments_min_size: Entries of the smallest parameter whose moments are in blocks.
         jit: Compile it, with excess precision off. Without, the caller does.
 
     Raises:
-        ValueError: Bad text for the policy or the loss scale; when the step is called, a policy
-            with stochastic roles and no key.
+        ValueError: Bad text for the policy or the loss scale, another word for `master`, or a
+            number out of its range; when the step is called, a policy with stochastic roles and no
+            key.
     """
     resolved = read_policy(policy)
     scale = resolve_loss_scale(loss_scale, resolved)
-    optimizer = stored_moments(optimizer, resolved.base.m, resolved.base.v)
-    if scale is not None:
-        optimizer = loss_scaled(optimizer, scale, clip=clip)
-    elif clip is not None:
-        optimizer = optax.chain(clip_by_norm(clip), optimizer)
+    inner = stored_moments(
+        optimizer, resolved.base.m, resolved.base.v, min_size=moments_min_size, keep=moments_keep
+    )
+    optimizer = _limited(_stored(inner, resolved, master), scale, clip)
+    patterns = tuple(trainable)
+    parts = split_by(patterns) if patterns else None
     task_loss = loss if has_state else _without_state(loss)
 
+    def gradient(
+        params: PyTree, state: PyTree, batch: PyTree, *, key: Array | None, step: Array, **kw: Any
+    ) -> Any:
+        noise = _rounding_key(resolved, key, step)
+        part = value_and_grad(
+            task_loss, resolved, has_aux=True, state_argnums=1, trainable=parts, key=noise
+        )
+        return part(params, state, batch, key=key, **kw)
+
+    gradient_of_batch = in_microbatches(gradient, accumulate, weight=weight)
+
     def apply(params: PyTree, updates: PyTree) -> tuple[PyTree, Lost]:
-        new = cast_to_param(resolved, optax.apply_updates(params, updates))
+        new = optax.apply_updates(params, updates)
+        if master == "none":
+            new = cast_to_param(resolved, new)
         return new, lost_updates(updates, params, new)
 
     def update(
         before: TrainState, batch: PyTree, key: Array | None
     ) -> tuple[TrainState, dict[str, Array]]:
         factor = None if scale is None else scale_of(before.opt_state)
-        noise = _rounding_key(resolved, key, before.step)
-        gradient = value_and_grad(task_loss, resolved, has_aux=True, state_argnums=1, key=noise)
-        (value, (state, metrics)), grads = gradient(
-            before.params, before.state, batch, key=key, train=True, scale=factor
+        args = (before.params, before.state, batch)
+        (value, (state, metrics)), grads = gradient_of_batch(
+            *args, key=key, step=before.step, train=True, scale=factor
         )
-        params, opt_state, lost = apply_update(
-            optimizer, grads, before.opt_state, before.params, how=InPlace(apply)
+        trained = before.params if parts is None else parts.split(before.params).trained
+        new, opt_state, lost = apply_update(
+            optimizer, grads, before.opt_state, trained, how=InPlace(apply)
         )
+        params = new if parts is None else parts.merge(before.params, new)
         measured: dict[str, Array] = {}
         if factor is None:
             norm = gradient_norm(grads)
@@ -152,7 +204,30 @@ def make_step(
 
     if jit:
         update = jax.jit(update, compiler_options=COMPILER_OPTIONS)
-    return Step(resolved, optimizer, scale is not None, update)
+    return Step(resolved, optimizer, scale is not None, update, parts)
+
+
+def _stored(
+    inner: optax.GradientTransformation, policy: PolicyRules, master: Master
+) -> optax.GradientTransformation:
+    """`inner`, with parameters stored as `master` says."""
+    match master:
+        case "none":
+            return inner
+        case "f32":
+            return master_weights(inner, policy)
+        case "stochastic" | "kahan":
+            return master_weights(inner, policy, master)
+    raise ValueError(f"no master is called {master!r}{did_you_mean(master, get_args(Master))}")
+
+
+def _limited(
+    inner: optax.GradientTransformation, scale: LossScale | None, clip: float | None
+) -> optax.GradientTransformation:
+    """`inner`, with loss scaling and clipping where they are asked for."""
+    if scale is not None:
+        return loss_scaled(inner, scale, clip=clip)
+    return inner if clip is None else clipped_first(inner, clip)
 
 
 def _rounding_key(policies: PolicyRules, key: Array | None, step: Array) -> Array | None:

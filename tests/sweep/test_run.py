@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from precis.sweep import ArmSpec, Sweep, TaskSpec, launch, make_plan
+from precis.sweep import ArmSpec, Sweep, TaskSpec, launch, load_sweep, make_plan
 from precis.sweep.program import moved_by_ulps
 
 
@@ -149,7 +149,7 @@ def test_an_ulp_is_one_step_of_the_dtype(dtype):
 def test_an_arm_with_rules_and_one_whose_rule_matches_nothing(tmp_path, line):
     arms = ("f32", "f32; w: c=bf16", "f32; q/**: c=bf16")
     outcome, trials, said = run(tmp_path / "s", line.parent, arms=arms, seeds=(0,), steps=5)
-    plain, ruled, broken = (trials[arm, 0] for arm in arms)
+    plain, ruled, broken = (trials[arm] for arm in arms)
     assert (outcome.done, outcome.failed) == (2, (broken.name,))
     assert "rule 'q/**' matches nothing: there are b, w" in read(broken, "status.json")["error"]
     record, text = read(ruled, "policy.json"), "p=f32,c=f32,o=f32; w: c=bf16"
@@ -157,3 +157,50 @@ def test_an_arm_with_rules_and_one_whose_rule_matches_nothing(tmp_path, line):
     assert record["rules"] == [{"pattern": "w", "key": "c", "role": "compute", "format": "bf16"}]
     assert rows(plain)[0]["loss"] != rows(ruled)[0]["loss"]
     assert text in said.getvalue()
+
+
+FEW_BITS = """
+name = "t"
+log_every = 5
+seeds = [3]
+[recipe]
+learning_rate = 1e-3
+[[task]]
+name = "line.py"
+steps = 12
+[[arm]]
+name = "kahan"
+policy = "bf16"
+recipe = { master = "kahan", accumulate = 4, loss_scale = "torch" }
+[[arm]]
+name = "stochastic"
+policy = "bf16"
+recipe = { master = "stochastic", clip = 1.0, optimizer = "lion", b2 = 0.99 }
+[[arm]]
+name = "f32"
+policy = "p=bf16,c=bf16,o=bf16,m=int8@block4,v=dynamic8@block4"
+recipe = { master = "f32", trainable = ["w"], moments_min_size = 8 }
+"""
+
+
+def test_a_sweep_file_names_how_few_bits_are_trained(tmp_path, line):
+    file = tmp_path / "few.toml"
+    file.write_text(FEW_BITS)
+    plan = make_plan(load_sweep(file), root=line.parent)
+    console = Console(file=io.StringIO(), width=80)
+    folder = tmp_path / "s"
+    outcome = launch(
+        plan, folder, file=None, root=line.parent, workers=0, redo_stale=False, console=console
+    )
+    assert outcome.failed == ()
+    trials = {p.arm: folder / p.dir for p in plan.trials}
+    recipes = {arm: read(trials[arm], "config.json")["recipe"] for arm in plan.arms}
+    assert recipes["f32"]["trainable"] == ["w"]
+    summaries = {arm: read(trials[arm], "summary.json") for arm in plan.arms}
+    assert {summary["param_bytes"] for summary in summaries.values()} == {2 * 9}
+    # Two moments and a compensation of 16 bits, a count, and a loss scale's numbers and flags.
+    assert summaries["kahan"]["opt_bytes"] == 3 * 2 * 9 + 4 + (11 * 4 + 2)
+    # Eight parameters: a master, and two moments of 8 bits with two scales each, and two counts.
+    assert summaries["f32"]["opt_bytes"] == 8 * 4 + 2 * (8 + 2 * 4) + 2 * 4
+    assert summaries["kahan"]["update_lost_median"] == 0.0
+    assert summaries["kahan"]["loss_scale_final"] == 2.0**16

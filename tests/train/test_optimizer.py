@@ -18,6 +18,10 @@ PAIRS = {
     ),
     "adamw": (Recipe(optimizer="adamw", weight_decay=0.3), optax.adamw(1e-3, weight_decay=0.3)),
     "sgd": (Recipe(optimizer="sgd", learning_rate=0.1), optax.sgd(0.1)),
+    "lion": (
+        Recipe(optimizer="lion", b2=0.99, weight_decay=0.3),
+        optax.lion(1e-3, 0.9, 0.99, weight_decay=0.3),
+    ),
     "momentum": (Recipe(optimizer="sgd", momentum=0.9), optax.sgd(1e-3, 0.9)),
 }
 

@@ -219,3 +219,80 @@ def test_bad_words_are_refused():
         make_step(loss, optax.sgd(0.1), "f32", loss_scale="dynamc")
     with pytest.raises(ValueError, match="did you mean 'mixed_bf16'"):
         make_step(loss, optax.sgd(0.1), "mixed_bf6")
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("master", ["none", "f32", "stochastic", "kahan"])
+def test_narrow_parameters_learn_from_small_steps(master):
+    # 300 steps of 2^-11 of a parameter near 1, an eighth of a bfloat16 ulp: all of the way to 0.85,
+    # or none of it.
+    params = {"w": jnp.ones((64, 1))}
+    batch = {"x": jnp.eye(64), "y": jnp.full((64, 1), -1e6)}
+
+    def linear(params, batch):
+        return jnp.sum(batch["x"] @ params["w"] - batch["y"])
+
+    step = make_step(linear, optax.sgd(2.0**-11), "bf16; w: w=f32", master=master)
+    state, lost = step.init(params), []
+    for _ in range(300):
+        state, metrics = step(state, batch)
+        lost.append(float(metrics["update_lost"]))
+    assert state.params["w"].dtype == jnp.bfloat16
+    moved = 1 - np.asarray(state.params["w"], np.float32)
+    wanted = 300 * 2.0**-11
+    match master:
+        case "none":
+            assert (moved == 0).all()
+        case "f32" | "kahan":
+            np.testing.assert_allclose(moved, wanted, atol=2.0**-9)
+        case "stochastic":
+            # 300 steps, each with a variance of at most 2^-11 · 2^-8.
+            assert abs(moved.mean() - wanted) < 5 * (300 * 2.0**-19 / 64) ** 0.5
+    assert set(lost) == ({1.0} if master == "none" else {0.0})
+
+
+def test_a_master_starts_from_what_storage_lacks_and_every_key_works_together():
+    params, batch = problem()
+    params = {**params, "frozen": jnp.ones(5000)}
+    step = make_step(
+        lambda p, b: loss(p, b) + 0 * p["frozen"].sum(),
+        optax.adam(1e-2),
+        "p=bf16,c=f16,o=f32,m=dynamic8@block64,v=dynamic8@block64",
+        loss_scale="dynamic:growth_interval=5",
+        clip=1.0,
+        master="f32",
+        accumulate=4,
+        trainable=["!frozen"],
+        moments_keep=["b"],
+        moments_min_size=8,
+    )
+    state = step.init(params)
+    kept = state.opt_state.inner.kept
+    np.testing.assert_array_equal(kept["w"].value, params["w"])
+    assert set(state.opt_state.inner.inner.leaves) == {"w"}
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+    assert float(metrics["loss_scale"]) > 2.0**15
+    kept = state.opt_state.inner.kept
+    np.testing.assert_array_equal(state.params["w"], kept["w"].value.astype(jnp.bfloat16))
+
+
+def test_seeds_round_otherwise():
+    params, batch = problem()
+    step = make_step(loss, optax.sgd(1e-3), "bf16", master="stochastic")
+    ends = [step(step.init(params, seed=seed), batch)[0].params for seed in (0, 0, 1)]
+    assert same(ends[0], ends[1])
+    assert not same(ends[0], ends[2])
+
+
+def test_a_library_s_loss_scale():
+    step = make_step(loss, optax.sgd(0.1), "f32", loss_scale="torch")
+    assert float(step.init(problem()[0]).opt_state.scale.value) == 2.0**16
+
+
+def test_another_master_is_refused():
+    with pytest.raises(ValueError, match="no master is called 'kahn'; did you mean 'kahan'"):
+        make_step(loss, optax.sgd(0.1), "bf16", master="kahn")

@@ -34,7 +34,7 @@ def text(
     dim: int = 64,
     layers: int = 2,
     heads: int = 4,
-    remat: bool = False,
+    remat: bool | str = False,
 ) -> Text:
     """The task.
 

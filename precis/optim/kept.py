@@ -1,0 +1,190 @@
+"""What is kept of one parameter that is stored in few bits, and how its update is stored."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from precis.formats import FloatFormat, cast_to
+from precis.optim.norm import widened
+from precis.tree import is_float
+from precis.types import PyTree
+
+Rounding = Literal["nearest", "stochastic", "kahan"]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["storage", "rounding"]
+)
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an optimizer's state keeps beside one parameter; a pytree node.
+
+    Attributes:
+        value: With `nearest`, the master [...] in its own dtype; with `kahan`, what the last
+            rounding left out [...] in storage; with `stochastic`, the key of the next step.
+        storage: The parameter's format.
+        rounding: How it comes into storage.
+    """
+
+    value: Array
+    storage: FloatFormat
+    rounding: Rounding
+
+    @property
+    def static_facts(self) -> dict[str, Any]:
+        """The format and the rounding, without which a checkpoint's arrays mean nothing."""
+        return {"storage": str(self.storage), "rounding": self.rounding}
+
+
+class Pending(NamedTuple):
+    """A parameter in its own format, whose update is asked for.
+
+    Attributes:
+        param: [...] the parameter.
+        update: [...] float32 or wider; -0.0 until there is one.
+    """
+
+    param: Array
+    update: Array
+
+
+class Mastered(NamedTuple):
+    """A parameter and its master.
+
+    Attributes:
+        param: [...] the parameter.
+        master: [...] in a wider dtype.
+    """
+
+    param: Array
+    master: Array
+
+
+class Drawn(NamedTuple):
+    """A parameter that is rounded at random.
+
+    Attributes:
+        param: [...] the parameter.
+        key: Of the next rounding.
+    """
+
+    param: Array
+    key: Array
+
+
+class Compensated(NamedTuple):
+    """A parameter and what its last rounding left out.
+
+    Attributes:
+        param: [...] the parameter.
+        left: [...] the same dtype.
+    """
+
+    param: Array
+    left: Array
+
+
+# What stands in a parameter's place while its update is made: one of the above, or the parameter
+# itself, if nothing is kept beside it and its update is not asked for.
+Node: TypeAlias = Pending | Mastered | Drawn | Compensated
+Carried: TypeAlias = Node | Array
+
+
+def first_value(leaf: Array, kept: Rounding, storage: FloatFormat, *, master: Any, key: Any) -> Any:
+    """The value of the first `Kept` of a parameter that may still be wider than storage."""
+    match kept:
+        case "nearest":
+            # A copy, since the caller may donate parameters and state.
+            return jnp.copy(cast_to(leaf, master))
+        case "kahan":
+            wide = widened(leaf)
+            return cast_to(wide - widened(cast_to(wide, storage)), storage)
+        case "stochastic":
+            return key
+
+
+def carried_by(leaf: Array, kept: Kept | None, *, pending: bool) -> Carried:
+    """What stands in a parameter's place, if its state is `kept`.
+
+    Args:
+        leaf: The parameter.
+        kept: None if it needs nothing but itself.
+        pending: Then, whether its update is asked for.
+    """
+    if kept is None:
+        return Pending(leaf, -jnp.zeros_like(widened(leaf))) if pending else leaf
+    # Only what was never stored is still wider than storage.
+    param = leaf if leaf.dtype == kept.storage.carrier else cast_to(leaf, kept.storage)
+    node = {"nearest": Mastered, "stochastic": Drawn, "kahan": Compensated}[kept.rounding]
+    return node(param, kept.value)
+
+
+def base_of(carried: Carried) -> Array:
+    """What an update is added to: the wide parameter, or what its last rounding left out."""
+    match carried:
+        case Compensated(_, left):
+            return widened(left)
+        case Drawn(param, _):
+            return widened(param)
+        case Mastered(_, master):
+            return master
+        case Pending(param, _):
+            return param
+        case _:
+            return carried
+
+
+def shown(tree: PyTree) -> PyTree:
+    """What an optimizer is shown of the parameters that `tree` carries: float32 or wider."""
+
+    def show(carried: Carried) -> Array:
+        return widened(carried.master if isinstance(carried, Mastered) else param_of(carried))
+
+    return jax.tree.map(show, tree, is_leaf=lambda x: isinstance(x, Node))
+
+
+def updated(carried: Carried, new: Array, update: Array, storage: FloatFormat) -> Carried:
+    """`carried` after a step.
+
+    Args:
+        carried: Before it.
+        new: [...] `base_of(carried)` with the update added.
+        update: [...] the update.
+        storage: The parameter's format.
+    """
+    match carried:
+        case Pending(param, _):
+            return Pending(param, update)
+        case Mastered():
+            return Mastered(cast_to(new, storage), new)
+        case Drawn(_, key):
+            now, later = jax.random.split(key)
+            return Drawn(cast_to(new, storage, key=now), later)
+        case Compensated(param, _):
+            wide = widened(param)
+            after = cast_to(wide + new, storage)
+            return Compensated(after, cast_to(new - (widened(after) - wide), storage))
+        case _:
+            return cast_to(new, storage) if is_float(new) else new
+
+
+def param_of(carried: Carried) -> Array:
+    """[...] the parameter, which is in storage after a step."""
+    return carried.param if isinstance(carried, Node) else carried
+
+
+def update_of(carried: Carried, old: Array) -> Array:
+    """[...] float32 or wider: what optax adds to `old` to get the parameter after a step.
+
+    It is -0.0 where that is what it was.
+    """
+    if isinstance(carried, Pending):
+        return carried.update
+    change = widened(param_of(carried)) - widened(old)
+    return jnp.where(old == param_of(carried), -jnp.zeros_like(change), change)

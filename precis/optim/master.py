@@ -1,0 +1,217 @@
+"""Parameters stored in few bits that still learn: a wide master, stochastic or Kahan updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, get_args
+
+import jax
+import optax
+from jax import Array
+
+from precis.formats import FLOAT32, FloatFormat, parse_float
+from precis.optim import kept as leaves_of
+from precis.optim.applied import Apply, Applying, InPlace, add_updates, apply_update
+from precis.optim.kept import Kept, Rounding
+from precis.optim.norm import widened
+from precis.policy import Policy, PolicyRules, read_policy
+from precis.tree import is_float, named_leaves, with_leaves
+from precis.types import PyTree, did_you_mean
+
+# The format that a parameter at a path is stored in.
+_Storage = Callable[[str], FloatFormat]
+
+
+class MasterState(NamedTuple):
+    """What `master_weights` carries from step to step.
+
+    Attributes:
+        inner: State of the inner transformation.
+        kept: By path, what is kept beside each parameter whose storage is narrow.
+    """
+
+    inner: PyTree
+    kept: dict[str, Kept]
+
+
+def master_weights(
+    inner: optax.GradientTransformation,
+    storage: PolicyRules | Policy | str,
+    rounding: Rounding = "nearest",
+    *,
+    master: FloatFormat | str = "f32",
+    seed: int = 0,
+) -> Applying:
+    """`inner`, for parameters that are stored in fewer bits than they are updated in.
+
+    Rounded to nearest after each step, a parameter stays where it is as soon as its updates are
+    less than half of its last place: bfloat16 1 - 1e-3 is 1, a thousand times over. So
+
+    * `nearest` keeps a copy of the parameters in `master`, updates that, and rounds it;
+    * `stochastic` keeps none, and rounds up or down at random, right on average;
+    * `kahan` keeps, in the storage format, what each rounding left out, and adds it to the next
+      update: y = left + u, new = round(p + y), left = round(y - (new - p)).
+
+    `inner` sees gradients and parameters in float32 or wider. The parameters that it is given must
+    be those of the last step, or those of `init`: there they may be wider than storage, and what
+    storage lacks of them is kept from the first step on, but for `stochastic`.
+
+    `apply_update` gives parameters in storage exactly. By `optax.apply_updates` they come out the
+    same, but for one that shrinks by more than 2^16 in one step, which is off by at most 2^-24 of
+    what it was, and one that becomes -0.0. In place, `apply` adds to the master, to the wide
+    parameter, or with `kahan` to what was left out. A step that an inner `loss_scaled` skips, or an
+    outer one, leaves parameters and state bit for bit, keys included. With `stochastic`, replicas
+    under vmap or shard_map draw the same bits, and so do shards of one parameter.
+
+    Invariants: with `nearest`, the parameters are the rounded master after every step, and the
+    master is what `inner` makes of the same gradients in float32. Parameters whose storage is
+    float32 (or wider, or `master` itself) are `inner`'s bit for bit and keep nothing.
+
+    >>> import jax.numpy as jnp
+    >>> optimizer = master_weights(optax.sgd(1e-3), "bf16")
+    >>> params = {"w": jnp.bfloat16(1)}
+    >>> state = optimizer.init(params)
+    >>> for _ in range(4):
+    ...     params, state, _ = apply_update(optimizer, {"w": jnp.bfloat16(1)}, state, params)
+    >>> float(params["w"]), round(float(state.kept["w"].value), 4)
+    (0.99609375, 0.996)
+
+    Args:
+        inner: Any optax transformation.
+        storage: A policy or its text; its param format, by path, is the storage.
+        rounding: How parameters come into storage.
+        master: Format of the master of `nearest`, a dtype.
+        seed: Of the random bits of `stochastic`.
+
+    Raises:
+        ValueError: Another rounding; a master that is no dtype, or none of this JAX; in `init`, a
+            master that lacks values of the storage; `update` without parameters.
+
+    Source: Micikevicius et al., arXiv:1710.03740 (master); Zamirai et al., arXiv:2010.06192
+    (stochastic rounding and Kahan summation of bfloat16 parameters).
+    """
+    roundings = get_args(Rounding)
+    if rounding not in roundings:
+        raise ValueError(f"no rounding is called {rounding!r}{did_you_mean(rounding, roundings)}")
+    policy = read_policy(storage)
+    wide = _master_format(master) if rounding == "nearest" else FLOAT32
+    wrapped = optax.with_extra_args_support(inner)
+
+    def storage_at(path: str) -> FloatFormat:
+        return policy.at(path).param
+
+    def init(params: PyTree) -> MasterState:
+        named = named_leaves(params)
+        keys = jax.random.split(jax.random.key(seed), max(len(named), 1))
+        kept: dict[str, Kept] = {}
+        for key, (path, leaf) in zip(keys, named.items(), strict=len(named) > 0):
+            fmt = storage_at(path)
+            if is_float(leaf) and _is_narrow(path, fmt, wide):
+                value = leaves_of.first_value(leaf, rounding, fmt, master=wide, key=key)
+                kept[path] = Kept(value, fmt, rounding)
+        return MasterState(wrapped.init(leaves_of.shown(_carried(params, kept))), kept)
+
+    def update(
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        in_place: InPlace | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, MasterState]:
+        if params is None:
+            raise ValueError("master_weights rounds parameters: pass params to update")
+        how = in_place or InPlace(add_updates)
+        carried = _carried(params, state.kept, pending=in_place is None)
+        inside = how._replace(
+            apply=_storing(how.apply, storage_at),
+            prepare=lambda grads: widened(how.prepared(grads)),
+            seen=leaves_of.shown,
+        )
+        made = apply_update(inner, updates, state.inner, carried, how=inside, **extra_args)
+
+        nodes = dict(zip(named_leaves(params), _flat_like(params, made.params), strict=True))
+        # The second of a node's parts is what is kept.
+        kept = {path: replace(old, value=nodes[path][1]) for path, old in state.kept.items()}
+        after = MasterState(made.state, kept)
+        if in_place is not None:
+            new = {path: leaves_of.param_of(node) for path, node in nodes.items()}
+            return (with_leaves(params, new), made.tally), after
+        old = named_leaves(params)
+        out = {path: leaves_of.update_of(node, old[path]) for path, node in nodes.items()}
+        return with_leaves(params, out), after
+
+    return Applying(init, update)
+
+
+def reseeded(state: PyTree, seed: int | Array) -> PyTree:
+    """An optimizer's state whose stochastic rounding draws the bits of another seed.
+
+    Args:
+        state: Of any optimizer; where nothing is rounded at random, it stays as it is.
+        seed: [] integer, folded into the keys; it may be traced.
+    """
+
+    def fold(node: Any) -> Any:
+        if not isinstance(node, Kept) or node.rounding != "stochastic":
+            return node
+        return replace(node, value=jax.random.fold_in(node.value, seed))
+
+    return jax.tree.map(fold, state, is_leaf=lambda node: isinstance(node, Kept))
+
+
+def _carried(params: PyTree, kept: dict[str, Kept], *, pending: bool = False) -> PyTree:
+    """`params`, each as it goes through the inner step."""
+    named = named_leaves(params)
+    return with_leaves(
+        params,
+        {
+            path: leaves_of.carried_by(leaf, kept.get(path), pending=pending)
+            for path, leaf in named.items()
+        },
+    )
+
+
+def _storing(apply: Apply, storage_at: _Storage) -> Apply:
+    """`apply` on what is carried of parameters, each then rounded into storage."""
+
+    def store(carried: PyTree, updates: PyTree) -> tuple[PyTree, PyTree]:
+        named = named_leaves(updates)
+        before = dict(zip(named, _flat_like(updates, carried), strict=True))
+        base = with_leaves(updates, {path: leaves_of.base_of(x) for path, x in before.items()})
+        added, tally = apply(base, updates)
+        after = {
+            path: leaves_of.updated(before[path], new, named[path], storage_at(path))
+            for path, new in named_leaves(added).items()
+        }
+        return with_leaves(updates, after), tally
+
+    return store
+
+
+def _flat_like(tree: PyTree, other: PyTree) -> list[Any]:
+    """The subtrees of `other` that stand where `tree` has leaves."""
+    return jax.tree.structure(tree).flatten_up_to(other)
+
+
+def _is_narrow(path: str, storage: FloatFormat, wide: FloatFormat) -> bool:
+    """Whether a parameter needs something beside it, to be updated in `wide`.
+
+    Raises:
+        ValueError: Neither format has all values of the other.
+    """
+    if wide.fits_in(storage):
+        return False
+    if not storage.fits_in(wide):
+        raise ValueError(f"master={wide} lacks values of p={storage} at {path!r}; choose f32")
+    return True
+
+
+def _master_format(master: FloatFormat | str) -> FloatFormat:
+    fmt = parse_float(master)
+    if not fmt.is_native or fmt.bits < 16:
+        raise ValueError(f"a master is kept as it is, so it is f32, bf16, f16 or f64, got {fmt}")
+    if jax.dtypes.canonicalize_dtype(fmt.dtype) != fmt.dtype:
+        raise ValueError(f"master={fmt}: this JAX runs without 64 bits; set jax_enable_x64")
+    return fmt
