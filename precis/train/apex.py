@@ -14,6 +14,7 @@ from precis.types import did_you_mean
 _LEVELS: dict[str, tuple[str, dict[str, Any]]] = {
     "O0": ("p=f32,c=f32,o=f32", {"loss_scale": "none"}),
     "O1": ("p=f32,c=f16,o=f32", {"loss_scale": "apex"}),
+    "O2": ("p=f16,c=f16,o=f32", {"loss_scale": "apex", "master": "f32"}),
     "O3": ("p=f16,c=f16,o=f32,m=f16,v=f16", {"loss_scale": "static:1"}),
 }
 
@@ -23,6 +24,7 @@ def apex_level(name: str) -> tuple[Policy, Recipe]:
 
     * `O0`: float32.
     * `O1`: float32 parameters, matrix ops in float16, islands in float32, the loss scaled.
+    * `O2`: the same with parameters stored in float16, beside a float32 master.
     * `O3`: all of it in float16, optimizer states too; no scaling.
 
     In `O2` Apex leaves the weights of BatchNorm in float32 storage. Here their master is: for

@@ -15,6 +15,7 @@ from precis.train import Recipe, apex_level, make_optimizer, make_step
 LEVELS = {
     "O0": ("p=f32,c=f32,o=f32", "none"),
     "O1": ("p=f32,c=f16,o=f32", "apex"),
+    "O2": ("p=f16,c=f16,o=f32", "apex"),
     "O3": ("p=f16,c=f16,o=f32,m=f16,v=f16", "static:1.0"),
 }
 
@@ -31,6 +32,7 @@ def test_a_level_is_a_policy_and_a_recipe(name):
     text, scaling = LEVELS[name]
     assert str(policy) == text
     assert recipe.loss_scale == scaling.removesuffix(".0")
+    assert recipe.master == ("f32" if name == "O2" else "none")
 
 
 def test_another_level_is_refused():
@@ -50,9 +52,10 @@ def loss(params, batch):
     return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
 
 
-def run(policy, optimizer, loss_scale):
+def run(policy, recipe):
     """The state after 20 steps, with the loss and its scale in each."""
-    step = make_step(loss, optimizer, policy, loss_scale=loss_scale)
+    optimizer = make_optimizer(recipe, 20)
+    step = make_step(loss, optimizer, policy, loss_scale=recipe.loss_scale, master=recipe.master)
     params, batch = problem()
     state, seen = step.init(params), []
     for _ in range(20):
@@ -61,15 +64,14 @@ def run(policy, optimizer, loss_scale):
     return state, np.array(seen)
 
 
-TRAINED = ("O1", "O3")
+TRAINED = ("O1", "O2", "O3")
 
 
 @pytest.fixture(scope="module")
 def trained():
     found = {}
     for name in TRAINED:
-        policy, recipe = apex_level(name)
-        found[name] = run(policy, make_optimizer(recipe, 20), recipe.loss_scale)
+        found[name] = run(*apex_level(name))
     return found
 
 
@@ -90,6 +92,14 @@ def test_o1_keeps_parameters_and_moments_in_float32_and_scales(trained):
     assert seen[-1, 0] < seen[0, 0]
     # From 5 on, Adam's 20 steps of about 1e-3.
     np.testing.assert_allclose(state.params["w"], FAR - 0.02, atol=1e-3)
+
+
+def test_o2_stores_float16_and_moves_a_float32_master(trained):
+    state, seen = trained["O2"]
+    assert dtypes(state.params) == {"float16"}
+    assert dtypes(state.opt_state) == {"float32"}
+    assert seen[0, 1] == 2.0**16
+    np.testing.assert_allclose(state.params["w"], FAR - 0.02, atol=1e-3 + 2.0**-9)
 
 
 def test_o3_is_float16_throughout_and_stalls(trained):
