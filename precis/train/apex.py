@@ -12,9 +12,10 @@ from precis.types import did_you_mean
 # dtype of what they update, which is the float32 master in O2 and the float16 model in O3. What it
 # does to BatchNorm alone, float32 statistics and arithmetic, policies do to all islands.
 _LEVELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "O0": ("p=f32,c=f32,o=f32", {"loss_scale": "none"}),
-    "O1": ("p=f32,c=f16,o=f32", {"loss_scale": "apex"}),
-    "O3": ("p=f16,c=f16,o=f32,m=f16,v=f16", {"loss_scale": "static:1"}),
+    "O0": ("p=f32,c=f32,o=f32", {"loss_scale": "none", "master": "none"}),
+    "O1": ("p=f32,c=f16,o=f32", {"loss_scale": "apex", "master": "none"}),
+    "O2": ("p=f16,c=f16,o=f32", {"loss_scale": "apex", "master": "f32"}),
+    "O3": ("p=f16,c=f16,o=f32,m=f16,v=f16", {"loss_scale": "static:1", "master": "none"}),
 }
 
 
@@ -23,6 +24,7 @@ def apex_level(name: str) -> tuple[Policy, Recipe]:
 
     * `O0`: float32.
     * `O1`: float32 parameters, matrix ops in float16, islands in float32, the loss scaled.
+    * `O2`: float16 parameters with a float32 master, the loss scaled.
     * `O3`: all of it in float16, optimizer states too; no scaling.
 
     In `O2` Apex leaves the weights of BatchNorm in float32 storage. Here their master is: for

@@ -71,6 +71,7 @@ def test_from_flax_optax_and_apex(blocks):
     for update in jax.tree.leaves(blocks[4]["updates"]):
         assert np.isfinite(update).all()
     apex = blocks[5]
+    assert apex["state"].params["w"].dtype == jnp.float16
     assert float(apex["metrics"]["loss_scale"]) == 2.0**16
 
 

@@ -7,10 +7,12 @@ import optax
 import pytest
 
 from precis.optim import (
+    accumulate,
     apply_update,
     clip_by_norm,
     dynamic_loss_scale,
     loss_scaled,
+    master_weights,
     static_loss_scale,
     stored_moments,
 )
@@ -31,7 +33,11 @@ WRAPPED = {
     "clipped": lambda inner: loss_scaled(inner, static_loss_scale(1.0), clip=NOWHERE),
     "chained": lambda inner: optax.chain(clip_by_norm(NOWHERE), inner),
     "stored": lambda inner: stored_moments(inner, "f32", "f32"),
-    "all": lambda inner: loss_scaled(stored_moments(inner, "f32", "f32"), static_loss_scale(1.0)),
+    "master": lambda inner: master_weights(inner, "f32"),
+    "accumulated": lambda inner: accumulate(inner, 1),
+    "all": lambda inner: loss_scaled(
+        master_weights(stored_moments(inner, "f32", "f32"), "f32"), static_loss_scale(1.0)
+    ),
 }
 
 

@@ -105,6 +105,7 @@ def test_an_apex_level_stands_for_a_policy_and_a_recipe(tmp_path):
     arms = (
         F32,
         ArmSpec(name="O1", apex="O1", recipe={"clip": 2.0}),
+        ArmSpec(name="O2", apex="O2"),
         ArmSpec(name="unscaled", apex="O1", recipe={"loss_scale": "none"}),
     )
     plan = make_plan(replace(SWEEP, arm=arms, seeds=(0,)), root=tmp_path)
@@ -112,11 +113,14 @@ def test_an_apex_level_stands_for_a_policy_and_a_recipe(tmp_path):
     policy, recipe = apex_level("O1")
     assert trials["O1"].policy == str(policy)
     assert trials["O1"].recipe == replace(recipe, clip=2.0)
+    assert trials["O2"].policy == "p=f16,c=f16,o=f32"
+    assert trials["O2"].recipe.master == "f32"
     assert trials["unscaled"].recipe == replace(recipe, loss_scale="none")
     records = plan_record(plan, root=tmp_path, old={})["arms"]
     assert {record["name"]: record["recipe"].get("loss_scale") for record in records} == {
         "f32": None,
         "O1": "apex",
+        "O2": "apex",
         "unscaled": "none",
     }
 

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from precis.optim import loss_scale_like
+from precis.optim import loss_scale_like, state_of
 from precis.policy import get_policy
 from precis.train import Recipe, apex_level, make_optimizer, make_step
 
 LEVELS = {
-    "O0": ("p=f32,c=f32,o=f32", "none"),
-    "O1": ("p=f32,c=f16,o=f32", "apex"),
-    "O3": ("p=f16,c=f16,o=f32,m=f16,v=f16", "static:1.0"),
+    "O0": ("p=f32,c=f32,o=f32", "none", "none"),
+    "O1": ("p=f32,c=f16,o=f32", "apex", "none"),
+    "O2": ("p=f16,c=f16,o=f32", "apex", "f32"),
+    "O3": ("p=f16,c=f16,o=f32,m=f16,v=f16", "static:1", "none"),
 }
 
 
@@ -28,9 +29,7 @@ def test_it_needs_no_jax():
 @pytest.mark.parametrize("name", LEVELS)
 def test_a_level_is_a_policy_and_a_recipe(name):
     policy, recipe = apex_level(name)
-    text, scaling = LEVELS[name]
-    assert str(policy) == text
-    assert recipe.loss_scale == scaling.removesuffix(".0")
+    assert (str(policy), recipe.loss_scale, recipe.master) == LEVELS[name]
 
 
 def test_another_level_is_refused():
@@ -50,9 +49,10 @@ def loss(params, batch):
     return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
 
 
-def run(policy, optimizer, loss_scale):
+def run(policy, recipe):
     """The state after 20 steps, with the loss and its scale in each."""
-    step = make_step(loss, optimizer, policy, loss_scale=loss_scale)
+    optimizer = make_optimizer(recipe, 20)
+    step = make_step(loss, optimizer, policy, loss_scale=recipe.loss_scale, master=recipe.master)
     params, batch = problem()
     state, seen = step.init(params), []
     for _ in range(20):
@@ -61,16 +61,12 @@ def run(policy, optimizer, loss_scale):
     return state, np.array(seen)
 
 
-TRAINED = ("O1", "O3")
+TRAINED = ("O1", "O2", "O3")
 
 
 @pytest.fixture(scope="module")
 def trained():
-    found = {}
-    for name in TRAINED:
-        policy, recipe = apex_level(name)
-        found[name] = run(policy, make_optimizer(recipe, 20), recipe.loss_scale)
-    return found
+    return {name: run(*apex_level(name)) for name in TRAINED}
 
 
 def dtypes(tree):
@@ -90,6 +86,36 @@ def test_o1_keeps_parameters_and_moments_in_float32_and_scales(trained):
     assert seen[-1, 0] < seen[0, 0]
     # From 5 on, Adam's 20 steps of about 1e-3.
     np.testing.assert_allclose(state.params["w"], FAR - 0.02, atol=1e-3)
+
+
+def test_o2_learns_by_its_master_what_o3_loses(trained):
+    state, seen = trained["O2"]
+    assert dtypes(state.params) == {"float16"}
+    assert dtypes(state.opt_state) == {"float32"}
+    assert seen[0, 1] == 2.0**16
+    # Its gradients are float16, so that the first scales overflow. Each other step is of 1e-3, and
+    # what is stored is the master's nearest float16.
+    applied = int(state_of(state.opt_state).applied)
+    assert 10 < applied < 20
+    wanted = FAR - 1e-3 * applied
+    np.testing.assert_allclose(np.float32(state.params["w"]), wanted, atol=2.0**-9 + 1e-4)
+
+
+def test_batchnorm_stays_in_float32_by_a_rule():
+    policy, recipe = apex_level("O2")
+    optimizer = make_optimizer(recipe, 20)
+    rules = f"{policy}; bn/*: p=f32"
+    step = make_step(
+        lambda params, x: jnp.mean(x @ params["w"] * params["bn"]["scale"]),
+        optimizer,
+        rules,
+        loss_scale=recipe.loss_scale,
+        master=recipe.master,
+    )
+    state = step.init({"w": jnp.ones((3, 2)), "bn": {"scale": jnp.ones(2)}})
+    state, _ = step(state, jnp.ones((4, 3)))
+    assert state.params["w"].dtype == jnp.float16
+    assert state.params["bn"]["scale"].dtype == jnp.float32
 
 
 def test_o3_is_float16_throughout_and_stalls(trained):
