@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,36 +136,69 @@ def reshape(q: QTensor, *shape: int | Sequence[int]) -> QTensor:
     new = jax.eval_shape(lambda x: x.reshape(given), whole).shape
     if q.size == 0 and new != q.shape:
         raise ValueError(f"a QTensor without entries, {list(q.shape)}, is not reshaped")
-    old_axes = {a + q.ndim for a in q.axes}
+    groups = {a + q.ndim for a in q.axes}
     axes: list[int] = []
     packed, pieces = None, _pieces(q.shape, new)
-    for before, after in pieces:
-        is_same = [q.shape[a] for a in before] == [new[a] for a in after]
-        inside = old_axes.intersection(before)
-        if not is_same and (inside not in (set(), set(before)) or _is_fixed(q, before)):
+    for piece in pieces:
+        inside = groups.intersection(piece.before)
+        if not piece.is_kept and (inside not in (set(), set(piece.before)) or _is_fixed(q, piece)):
             raise ValueError(
                 f"reshape of a QTensor {list(q.shape)} to {list(new)} parts what "
                 f"{q.format} keeps together along {list(q.axes)}: dequantize it first"
             )
-        kept = dict(zip(before, after, strict=True)) if is_same else {}
-        axes += [kept[a] for a in sorted(inside)] if is_same else (after if inside else [])
-        if q.packed is not None and q.packed[0] + q.ndim in kept:
-            packed = (kept[q.packed[0] + q.ndim] - len(new), q.packed[1])
+        if not piece.is_kept:
+            axes += piece.after if inside else []
+            continue
+        for old, place in zip(piece.before, piece.after, strict=True):
+            axes += [place] if old in inside else []
+            if q.packed is not None and q.packed[0] + q.ndim == old:
+                packed = (place - len(new), q.packed[1])
 
     def one(x: Array, _: bool) -> Array:
         sizes: list[int] = []
-        for before, after in pieces:
-            own = [x.shape[a] for a in before]
-            is_same = [q.shape[a] for a in before] == [new[a] for a in after]
-            all_ones = math.prod(own) == 1
-            sizes += own if is_same else [1 if all_ones else new[a] for a in after]
+        for piece in pieces:
+            own = [x.shape[a] for a in piece.before]
+            other = [1 if math.prod(own) == 1 else new[a] for a in piece.after]
+            sizes += own if piece.is_kept else other
         return x.reshape(sizes)
 
     return replace(_each(q, one), axes=tuple(sorted(a - len(new) for a in axes)), packed=packed)
 
 
-def _is_fixed(q: QTensor, axes: list[int]) -> bool:
-    """Whether axes hold blocks or bytes, or are shared by a tensor's scale only in part."""
+class _Piece(NamedTuple):
+    """Neighboring axes before and after a reshape that hold the same entries."""
+
+    before: list[int]
+    after: list[int]
+    is_kept: bool
+
+
+def _pieces(old: tuple[int, ...], new: tuple[int, ...]) -> list[_Piece]:
+    """A reshape in parts as small as can be; axes of size 1 come and go by themselves."""
+    pieces: list[_Piece] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        is_one = [i < len(old) and old[i] == 1, j < len(new) and new[j] == 1]
+        before = [i] if i < len(old) and is_one != [False, True] else []
+        after = [j] if j < len(new) and is_one != [True, False] else []
+        i, j = i + len(before), j + len(after)
+        while (left := math.prod(old[a] for a in before)) != (
+            right := math.prod(new[a] for a in after)
+        ):
+            if left < right:
+                before.append(i)
+                i += 1
+            else:
+                after.append(j)
+                j += 1
+        sizes = [old[a] for a in before], [new[a] for a in after]
+        pieces.append(_Piece(before, after, sizes[0] == sizes[1]))
+    return pieces
+
+
+def _is_fixed(q: QTensor, piece: _Piece) -> bool:
+    """Whether axes hold blocks or bytes, or only in part share a tensor's scale."""
+    axes = piece.before
     fixed = {a + q.ndim for a in q.axes} if q.format.block else set()
     fixed |= {q.packed[0] + q.ndim} if q.packed else set()
     if q.tensor_scale is not None:
@@ -173,26 +206,6 @@ def _is_fixed(q: QTensor, axes: list[int]) -> bool:
         if sizes != [q.shape[a] for a in axes] and math.prod(sizes) != 1:
             return True
     return bool(fixed.intersection(axes))
-
-
-def _pieces(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """Neighboring axes before and after a reshape that hold the same entries, as few as can be."""
-    pieces: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        before, after = [i] if i < len(old) else [], [j] if j < len(new) else []
-        i, j = i + len(before), j + len(after)
-        while (left := math.prod(old[a] for a in before)) != (
-            right := math.prod(new[a] for a in after)
-        ):
-            if (left < right and i < len(old)) or j == len(new):
-                before.append(i)
-                i += 1
-            else:
-                after.append(j)
-                j += 1
-        pieces.append((before, after))
-    return pieces
 
 
 def _each(q: QTensor, fn: Callable[[Array, bool], Array]) -> QTensor:

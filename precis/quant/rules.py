@@ -16,7 +16,8 @@ KEPT = (
     "**/mean",
     "**/var",
     "**/embedding",
-    "**/*[Nn]orm*/**",
+    "**/*norm*/**",
+    "**/*Norm*/**",
 )
 """What stays in float unless a rule names it: norms, biases, running statistics, embeddings."""
 
@@ -102,9 +103,12 @@ def rule_for(
     matching = [rule for rule in rules if matches(rule.pattern, path)]
     if not matching or matching[-1].format is None:
         return None
-    rule = matching[-1]
+    return matching[-1] if _may_quantize(matching[-1], path, ndim, keep) else None
+
+
+def _may_quantize(rule: QuantRule, path: str, ndim: int, keep: Sequence[str]) -> bool:
     is_kept = ndim < 2 or any(matches(pattern, path) for pattern in keep)
-    return None if is_kept and not rule.names(path) else rule
+    return rule.names(path) or not is_kept
 
 
 def check_rules(
@@ -116,21 +120,25 @@ def check_rules(
         rules: The rules.
         ndims: How many axes each parameter has, by path.
         keep: Patterns of what stays in float.
-        is_quantized: Whether something came quantized already.
+        is_quantized: Whether something is quantized, or was already.
 
     Raises:
         ValueError: It is not so. The message says what there is.
     """
     for rule in rules:
-        if not any(matches(rule.pattern, path) for path in ndims):
+        found = {path: ndim for path, ndim in ndims.items() if matches(rule.pattern, path)}
+        if not found:
+            there = what_there_is(rule.pattern, ndims)
+            raise ValueError(f"rule {rule.pattern!r} matches nothing: {there}")
+        may = [_may_quantize(rule, path, ndim, keep) for path, ndim in found.items()]
+        if rule.format is not None and not any(may):
             raise ValueError(
-                f"rule {rule.pattern!r} matches nothing: {what_there_is(rule.pattern, list(ndims))}"
+                f"rule {rule.pattern!r} matches only what stays in float, norms, biases, "
+                f"embeddings and vectors: {what_there_is(rule.pattern, found)}; a rule that "
+                "spells out the last part of a path quantizes it"
             )
-    if is_quantized or any(rule_for(rules, path, n, keep) for path, n in ndims.items()):
-        return
-    if all(rule.format is None for rule in rules):
-        raise ValueError("all rules keep parameters in float: one with a format is wanted")
-    raise ValueError(
-        "nothing is quantized: norms, biases, embeddings and vectors stay in float unless a rule "
-        f"names them; {what_there_is('**', list(ndims))}"
-    )
+    if not is_quantized:
+        raise ValueError(
+            f"nothing is quantized: by the last rule that matches it, all stays in float; "
+            f"{what_there_is('**', ndims)}"
+        )
