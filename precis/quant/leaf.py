@@ -13,6 +13,7 @@ from jax import Array
 
 from precis.formats import (
     FLOAT32,
+    Codebook,
     Format,
     IntFormat,
     ScaledFormat,
@@ -29,6 +30,9 @@ from precis.quant.calibration import AbsMax, Calibration, MinMax, largest_of, re
 from precis.quant.formats import quantized_format
 from precis.quant.qtensor import QTensor
 from precis.quant.storage import is_packed, storage_dtype, stored
+
+# Entries of a codebook that are found at a time: what that takes stays in a cache.
+_AT_ONCE = 1 << 19
 
 
 def quantize_array(
@@ -132,11 +136,35 @@ def _quantize(
     one = _asymmetric if isinstance(how, MinMax) else _symmetric
 
     def tensor(x: Array, key: Array | None) -> QTensor:
-        return one(x, fmt, axes, how, key)
+        rows = _rows_at_once(x, fmt, axes, key)
+        if rows is None:
+            return one(x, fmt, axes, how, key)
+        parts = jax.lax.map(
+            lambda part: one(part, fmt, axes, how, None), x.reshape(-1, rows, x.shape[-1])
+        )
+        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), parts)
 
     for _ in range(depth):
         tensor = jax.vmap(tensor, in_axes=(0, None if key is None else 0))
     return tensor(x, key if key is None else jax.random.split(key, x.shape[:depth]))
+
+
+def _rows_at_once(
+    x: Array, fmt: ScaledFormat, axes: tuple[int, ...], key: Array | None
+) -> int | None:
+    """How many rows of a large matrix to quantize at a time; None for all.
+
+    A codebook is a table, and XLA keeps all that it was asked, three times the floats. Rows that
+    are whole blocks can be taken one after the other.
+    """
+    if not isinstance(fmt.grid, Codebook) or fmt.block is None or x.ndim != 2 or key is not None:
+        return None
+    unit = fmt.block if axes == (-2,) else 1
+    if fmt.tensor_scale or x.size <= _AT_ONCE or x.shape[0] % unit:
+        return None
+    units = x.shape[0] // unit
+    most = max(_AT_ONCE // (unit * x.shape[1]), 1)
+    return unit * max(n for n in range(1, most + 1) if units % n == 0)
 
 
 def _symmetric(
