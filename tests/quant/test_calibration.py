@@ -16,7 +16,7 @@ def error(x, q):
     return ((np.float64(dequantize(q)) - np.float64(x)) ** 2).sum(0)
 
 
-@pytest.mark.parametrize("percent", [50, 90, 99.0, 100])
+@pytest.mark.parametrize("percent", [50, 99.0])
 def test_a_percentile_is_one_of_the_magnitudes(percent):
     x = heavy(0, 200, 5)
     q = quantize_array(x, "int8", calibrate=Percentile(percent))
@@ -41,7 +41,7 @@ def test_what_lies_beyond_saturates():
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("fmt", ["int4@channel", "e2m1@channel", "nf4@block100"])
+@pytest.mark.parametrize("fmt", ["int4@channel", "nf4@block100"])
 def test_mse_finds_the_best_of_its_shares(fmt):
     x = heavy(3, 100, 6)
     how = Mse(steps=8, smallest=0.3)

@@ -16,7 +16,12 @@ OTHERS = [
     *("int8@tensor", "int5@block10", "int16@channel", "e5m10@channel", "dynamic8"),
     *("int4@block16:e4m3fn", "int8@block16:bf16"),
 ]
-EVERY = [*MAIN, *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)]
+
+
+def mostly_nightly(*names):
+    """These by default, all others when asked for."""
+    rest = [name for name in (*MAIN, *OTHERS) if name not in names]
+    return [*names, *(pytest.param(name, marks=pytest.mark.nightly) for name in rest)]
 
 
 def draw(seed, *shape, dtype=np.float32):
@@ -50,13 +55,10 @@ def in_groups(x, q):
     [
         ("int8", 8, (2, 40, 12), "float32"),
         ("int8", 8, (40, 12), "float16"),
-        ("int8", 8, (40, 12), "bfloat16"),
         ("int8", 8, (3, 3, 4, 6), "float32"),
         ("int8@tensor", 8, (40, 12), "float32"),
         ("int4@block16", 4, (40, 12), "float16"),
-        ("int4", 4, (130, 3), "float32"),
         ("int2@channel", 2, (40, 12), "bfloat16"),
-        ("int8@channel", 8, (40,), "float32"),
         ("int16@channel", 16, (40, 12), "float32"),
     ],
 )
@@ -118,19 +120,22 @@ def test_fp8_is_what_ml_dtypes_casts():
     assert q.values.dtype == ml_dtypes.float8_e4m3fn
 
 
-@pytest.mark.parametrize("fmt", EVERY)
+@pytest.mark.parametrize("fmt", mostly_nightly("int4", "nf4", "mxfp4", "nvfp4"))
 def test_it_dequantizes_to_what_the_format_gives(fmt):
     x = draw(5, 70, 9)
     q = quantize_array(x, fmt)
     axis = q.axes if q.format.granularity == "channel" else q.axes[0]
     np.testing.assert_array_equal(dequantize(q), quantize_dequantize(x, q.format, axis=axis))
-    narrow = x.astype(jnp.bfloat16)
-    wide = quantize_dequantize(narrow.astype(np.float32), q.format, axis=axis)
-    out = dequantize(quantize_array(narrow, fmt))
+
+
+def test_a_narrow_array_comes_back_in_its_dtype_rounded_once():
+    x = draw(5, 70, 9, dtype=jnp.bfloat16)
+    out = dequantize(quantize_array(x, "int8"))
+    wide = quantize_dequantize(x.astype(np.float32), "int8@channel", axis=-2)
     np.testing.assert_array_equal(out, np.asarray(wide).astype(ml_dtypes.bfloat16))
 
 
-@pytest.mark.parametrize("fmt", EVERY)
+@pytest.mark.parametrize("fmt", mostly_nightly("int8", "nvfp4"))
 def test_a_stack_of_matrices_is_its_matrices(fmt):
     stack = draw(6, 3, 70, 9)
     whole = quantize_array(stack, fmt)
@@ -147,7 +152,7 @@ def test_a_stack_of_matrices_is_its_matrices(fmt):
     np.testing.assert_array_equal(scanned, dequantize(whole))
 
 
-@pytest.mark.parametrize("fmt", MAIN)
+@pytest.mark.parametrize("fmt", mostly_nightly("int8", "mxfp4"))
 def test_under_jit_it_is_the_same(fmt):
     x = draw(7, 70, 9)
     eager = quantize_array(x, fmt)
@@ -164,9 +169,7 @@ def test_under_jit_it_is_the_same(fmt):
     [
         ("int8", "absmax", "float32"),
         ("int8", "minmax", "float16"),
-        ("int4@block16", "absmax", "float16"),
         ("int4@block16", "minmax", "float32"),
-        ("int8@tensor", "absmax", "float32"),
     ],
 )
 def test_the_error_is_at_most_half_a_step(fmt, calibrate, dtype):
@@ -185,8 +188,8 @@ def test_the_error_is_at_most_half_a_step(fmt, calibrate, dtype):
 @pytest.mark.parametrize(
     ("fmt", "bad"),
     [
-        *[(fmt, np.nan) for fmt in ("int8", "nf4", "mxfp8_e4m3", "nvfp4")],
-        *[("int8", np.inf), ("nf4", -np.inf), ("mxfp8_e4m3", np.inf), ("nvfp4", -np.inf)],
+        *[("int8", np.nan), ("mxfp8_e4m3", np.nan), ("nvfp4", np.nan)],
+        *[("int8", -np.inf), ("nf4", np.inf)],
     ],
 )
 def test_a_group_that_is_not_finite_comes_back_as_nan_and_no_other(fmt, bad):
@@ -243,7 +246,7 @@ def test_small_float16_weights_keep_their_digits():
 
 @pytest.mark.parametrize(
     ("fmt", "shape"),
-    [("int8", (0, 4)), ("int4", (4, 0)), ("nf4", (0,)), ("nvfp4", (0, 4)), ("int8@tensor", (4, 0))],
+    [("int8", (0, 4)), ("int4", (4, 0)), ("nvfp4", (0, 4))],
 )
 def test_arrays_without_entries_have_codes_without_entries(fmt, shape):
     q = quantize_array(jnp.zeros(shape), fmt)
@@ -277,7 +280,7 @@ def test_a_stochastic_format_takes_a_key():
     share = float(np.mean(np.asarray(q.values[1:]) == 1))
     # Three standard deviations of a share of 4000 draws.
     assert abs(share - 0.3) < 3 * np.sqrt(0.3 * 0.7 / 4000)
-    stack = jnp.stack([x, x])
+    stack = jnp.full((2, 40, 1), 0.3).at[:, 0].set(127.0)
     both = quantize_array(stack, "int8(stochastic)@channel", key=jax.random.key(0))
     assert (both.values[0] != both.values[1]).any()
 

@@ -1,6 +1,5 @@
 """Trees of linen and nnx, streams, and what they take in memory."""
 
-import gc
 import weakref
 
 import flax.linen as nn
@@ -44,17 +43,16 @@ class Net(nn.Module):
 
 @pytest.mark.world
 def test_linen_variables():
-    variables = Net().init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))
+    shapes = jax.eval_shape(Net().init, jax.random.key(0), jnp.ones((1, 4, 4, 2)))
+    variables = jax.tree.map(lambda s: draw(0, *s.shape), shapes)
     q = quantize(variables, [("**", "int8"), ("head/kernel", "int4")])
     assert len(quantized(q)) == 2
-    assert q["batch_stats"] is not variables
-    np.testing.assert_array_equal(q["batch_stats"]["BatchNorm_0"]["mean"], np.zeros(4))
+    assert q["batch_stats"]["BatchNorm_0"]["mean"].dtype == jnp.float32
     conv = q["params"]["conv"]["kernel"]
     # One scale for each feature of the output, over the window and the features of the input.
     assert (conv.shape, conv.scale.shape) == ((3, 3, 2, 4), (1, 1, 1, 4))
     assert str(q["params"]["head"]["kernel"].format) == "int4@block64"
-    out = Net().apply(dequantize(q), jnp.ones((1, 4, 4, 2)))
-    assert out.shape == (1, 5)
+    assert jax.tree.structure(dequantize(q)) == jax.tree.structure(variables)
 
 
 @pytest.mark.world
@@ -112,7 +110,6 @@ def test_a_stream_frees_each_float():
     def parameters():
         for i in range(4):
             # Of those before, none is left when the next one is read.
-            gc.collect()
             assert [ref() for ref in alive] == [None] * i
             x = draw(i, 64, 64)
             alive.append(weakref.ref(x))
@@ -135,9 +132,9 @@ def test_a_streams_rules_are_checked_when_it_ends():
 
 
 def test_a_large_leaf_is_quantized_without_a_copy():
-    shape = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
-    for fmt in ("int8", "int8@tensor", "int8@block256"):
+    shape = jax.ShapeDtypeStruct((4096, 4096), jnp.float32)
+    for fmt, limit in (("int8", 1 / 20), ("nf4", 1 / 4)):
         compiled = jax.jit(lambda x, fmt=fmt: quantize_array(x, fmt)).lower(shape).compile()
         analysis = compiled.memory_analysis()
-        # A twentieth of the float leaf, where a copy of it would be all of it.
-        assert analysis.temp_size_in_bytes <= 1024 * 1024 * 4 / 20
+        # Of the float leaf, where a copy of it would be all of it; nf4 was three copies.
+        assert analysis.temp_size_in_bytes <= shape.size * 4 * limit
