@@ -11,6 +11,7 @@ from .policy import (
     policy_rules,
     read_policy,
 )
+from .quant import QTensor, dequantize, quantize
 from .train import Recipe, make_step, value_and_grad
 from .walk import audit, autocast
 
@@ -20,6 +21,7 @@ __all__ = [
     "IntFormat",
     "Policy",
     "PolicyRules",
+    "QTensor",
     "Recipe",
     "audit",
     "autocast",
@@ -27,9 +29,11 @@ __all__ = [
     "cast_to_compute",
     "cast_to_output",
     "cast_to_param",
+    "dequantize",
     "get_policy",
     "make_step",
     "policy_rules",
+    "quantize",
     "read_policy",
     "remat",
     "round_to",

@@ -119,6 +119,11 @@ def check_static_facts(saved: Mapping[str, Any], tree: PyTree) -> None:
             raise ValueError(f"{path} was saved as {was}, and {is_now} is to be restored")
 
 
+def plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype on disk: itself if NumPy has it, else the unsigned integer of its size."""
+    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
+
+
 def nbytes(tree: PyTree) -> int:
     """Bytes of storage that the array leaves of `tree` take (shapes suffice)."""
     return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))

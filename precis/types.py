@@ -10,6 +10,9 @@ from typing import Any, TypeAlias
 
 PyTree: TypeAlias = Any
 
+# How many paths an error message lists.
+_SHOWN = 6
+
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `name`, or None if none looks alike.
@@ -39,6 +42,31 @@ def matches(pattern: str, path: str) -> bool:
     (True, True)
     """
     return _compiled(pattern).fullmatch(path) is not None
+
+
+def what_there_is(pattern: str, paths: Iterable[str]) -> str:
+    """The end of an error message about a pattern that matches none of `paths`.
+
+    >>> what_there_is("heads/**", ["blocks/kernel", "head/kernel"])
+    "there are blocks/kernel, head/kernel; nearest: 'head/**'"
+    """
+    unique = list(dict.fromkeys(paths))
+    if not unique:
+        return "there are no parameters and no matrix ops"
+    close = set(sorted(unique, key=lambda path: _unlikeness(pattern, path))[:_SHOWN])
+    more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
+    there = f"there are {', '.join(path for path in unique if path in close)}{more}"
+    modules = dict.fromkeys(path.split("/")[0] for path in unique)
+    if "/" in pattern and (prefix := nearest(pattern.split("/")[0], modules)):
+        mended = "/".join([prefix, *pattern.split("/")[1:]])
+        if any(matches(mended, path) for path in unique):
+            return f"{there}; nearest: {mended!r}"
+    best = nearest(pattern, unique)
+    return f"{there}; nearest: {best!r}" if best else there
+
+
+def _unlikeness(pattern: str, path: str) -> float:
+    return -difflib.SequenceMatcher(None, pattern, path).ratio()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -6,12 +6,13 @@ from .compact import Compact, compact_zeros, compress, decompress
 from .compact_format import compact_format
 from .exact import nearest_code, neighbors, value_of
 from .facts import Facts, facts
+from .groups import checked_axes, grouped, ungrouped, without_groups
 from .pack import Packed, pack, unpack
 from .parse import Format, parse, parse_float, parse_grid
 from .reading import Reading, read_number
 from .round import round_to
 from .scaled import BLOCK_FORMATS, Rounded, ScaledFormat, is_stochastic
-from .scales import scale_exponents
+from .scales import amax, scale_exponents, times_inverse
 from .spec import Codebook, FloatFormat, Grid, IntFormat
 
 __all__ = [
@@ -34,7 +35,9 @@ __all__ = [
     "Reading",
     "Rounded",
     "ScaledFormat",
+    "amax",
     "cast_to",
+    "checked_axes",
     "compact_format",
     "compact_zeros",
     "compress",
@@ -43,6 +46,7 @@ __all__ = [
     "encode",
     "facts",
     "from_blocks",
+    "grouped",
     "is_stochastic",
     "nearest_code",
     "neighbors",
@@ -54,8 +58,11 @@ __all__ = [
     "read_number",
     "round_to",
     "scale_exponents",
+    "times_inverse",
     "to_blocks",
+    "ungrouped",
     "unpack",
     "value_of",
     "wide_dtype",
+    "without_groups",
 ]

@@ -65,7 +65,12 @@ class Blocks:
 
 
 def to_blocks(
-    x: Array, fmt: Format | str, *, axis: int | Sequence[int] = -1, key: Array | None = None
+    x: Array,
+    fmt: Format | str,
+    *,
+    axis: int | Sequence[int] = -1,
+    key: Array | None = None,
+    largest: Array | None = None,
 ) -> Blocks:
     """`x` as elements of a grid and the scales that they are multiplied by.
 
@@ -86,6 +91,9 @@ def to_blocks(
         fmt: A scaled format or its name.
         axis: What groups run along: one axis for blocks, one or several for channels.
         key: A random key, which stochastic rounding needs and nothing else takes.
+        largest: float32 in the shape of the scales: the magnitude that each group is scaled by
+            instead of its largest one. What lies beyond saturates; where it is not finite, the
+            group comes back as NaN.
 
     Raises:
         TypeError: `x` is not floating point, or is float64.
@@ -97,7 +105,7 @@ def to_blocks(
     """
     fmt = _parse_scaled(fmt)
     x, axes = _checked(x, fmt, axis, key)
-    return _to_blocks(x, fmt, axes, key)
+    return _to_blocks(x, fmt, axes, key, largest)
 
 
 @jax.jit
@@ -151,17 +159,24 @@ def _quantize_dequantize(
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _to_blocks(x: Array, fmt: ScaledFormat, axes: tuple[int, ...], key: Array | None) -> Blocks:
+def _to_blocks(
+    x: Array,
+    fmt: ScaledFormat,
+    axes: tuple[int, ...],
+    key: Array | None,
+    largest: Array | None = None,
+) -> Blocks:
     x = lax.stop_gradient(x)
     view = grouped(x, fmt, axes)
+    largest = largest if largest is None else against_groups(largest, fmt, axes)
     whole = None
     if fmt.has_power_of_two_scales:
-        values, scales = _onto_shifted_grid(view, fmt, axes, key)
+        values, scales = _onto_shifted_grid(view, fmt, axes, key, largest)
         _, magnitude = split(scales)
         exponent = exponent_of(magnitude, _F32) - np.int32(_F32.format.bias)
         elements = times_power_of_two(values, -exponent)
     else:
-        largest = amax(view, axes)
+        largest = amax(view, axes) if largest is None else largest
         whole = tensor_scale(_largest_finite(largest), fmt) if fmt.tensor_scale else None
         scales = float_scales(largest, fmt, whole)
         divisor = scales if whole is None else scales * whole
@@ -175,14 +190,18 @@ def _to_blocks(x: Array, fmt: ScaledFormat, axes: tuple[int, ...], key: Array | 
 
 
 def _onto_shifted_grid(
-    view: Array, fmt: ScaledFormat, axes: tuple[int, ...], key: Array | None
+    view: Array,
+    fmt: ScaledFormat,
+    axes: tuple[int, ...],
+    key: Array | None,
+    largest: Array | None = None,
 ) -> tuple[Array, Array]:
     """Values of a grid times a power of two, and that power of two, for each group of `view`.
 
     A power of two as a scale is a shift of the grid's exponents. Nothing is multiplied, so that
     nothing is flushed, rounded twice or overflows.
     """
-    largest = exact_amax(view, axes)
+    largest = exact_amax(view, axes) if largest is None else largest
     exponent = scale_exponents(largest, fmt.grid, fmt.rule)
     values = round_values(view, fmt.rounding, random=_random(key, view), shift=exponent)
     power = times_power_of_two(jnp.ones_like(largest), exponent)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from precis.policy import PolicyRules
-from precis.types import matches, nearest
+from precis.types import matches, what_there_is
 from precis.walk.kinds import Value
 from precis.walk.program import Multiply, Program, Scan, Site, bodies
-
-_SHOWN = 6
 
 
 def check_matches(
@@ -40,7 +37,7 @@ def check_matches(
     for rule in policies.rules:
         if not any(matches(rule.pattern, path) for path in paths):
             scanned = {path: shapes[path] for path in _scanned_paths(program) if path in shapes}
-            hint = _scanned(rule.pattern, scanned) or _near(rule.pattern, paths)
+            hint = _scanned(rule.pattern, scanned) or what_there_is(rule.pattern, paths)
             raise ValueError(f"rule {rule.pattern!r} matches nothing: {hint}")
 
 
@@ -81,26 +78,3 @@ def _scanned(pattern: str, shapes: dict[str, tuple[int, ...]]) -> str:
     shape = shapes[found]
     more = "…" if len(shape) > 1 else ""
     return f"{module} are scanned ({found} [{shape[0]}, {more}]); nearest: {whole!r}"
-
-
-def _near(pattern: str, paths: list[str]) -> str:
-    unique = list(dict.fromkeys(paths))
-    if not unique:
-        return "there are no parameters and no matrix ops"
-    close = set(sorted(unique, key=lambda path: _unlikeness(pattern, path))[:_SHOWN])
-    more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
-    there = f"there are {', '.join(path for path in unique if path in close)}{more}"
-    if "/" in pattern and (prefix := nearest(pattern.split("/")[0], _modules(unique))):
-        mended = "/".join([prefix, *pattern.split("/")[1:]])
-        if any(matches(mended, path) for path in unique):
-            return f"{there}; nearest: {mended!r}"
-    best = nearest(pattern, unique)
-    return f"{there}; nearest: {best!r}" if best else there
-
-
-def _unlikeness(pattern: str, path: str) -> float:
-    return -difflib.SequenceMatcher(None, pattern, path).ratio()
-
-
-def _modules(paths: list[str]) -> list[str]:
-    return list(dict.fromkeys(path.split("/")[0] for path in paths))

@@ -317,3 +317,21 @@ def test_integers_and_float64_are_refused():
         quantize_dequantize(jnp.ones(3, jnp.int32), "int8@tensor")
     with enable_x64(True), pytest.raises(TypeError, match="got float64"):
         quantize_dequantize(jnp.ones(3, jnp.float64), "int8@tensor")
+
+
+@pytest.mark.parametrize("fmt", ["int8@channel", "int4@block8", "mxfp8_e4m3", "nvfp4"])
+def test_groups_can_be_scaled_by_another_magnitude_than_their_largest(fmt):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 64)), jnp.float32)
+    own = to_blocks(x, fmt)
+    # The same where it is their largest; as of clipped values where it is less; NaN where it is.
+    shape = own.scales.shape
+    largest = jnp.abs(x).reshape(*shape, -1).max(-1)
+    np.testing.assert_array_equal(from_blocks(to_blocks(x, fmt, largest=largest)), from_blocks(own))
+    less = jnp.full(shape, 0.5)
+    clipped = jnp.clip(x, -0.5, 0.5).at[:, ::8].set(0.5)
+    got = to_blocks(x, fmt, largest=less)
+    if fmt != "mxfp8_e4m3":  # whose floor rule lets more than `largest` through
+        np.testing.assert_array_equal(got.scales, to_blocks(clipped, fmt).scales)
+    none = to_blocks(x, fmt, largest=less.at[0].set(jnp.inf))
+    assert np.isnan(from_blocks(none)[0]).all()
+    assert np.isfinite(from_blocks(none)[1:]).all()

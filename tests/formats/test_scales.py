@@ -92,3 +92,20 @@ def test_a_maximum_keeps_nan():
     assert jnp.isinf(jax.jit(lambda x: amax(x, (0,)))(x))[0]
     assert amax(jnp.float32([-3.0, 2.0, -0.0]), (0,))[0] == 3
     assert amax(jnp.zeros((0, 2), jnp.float32), (0,)).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_the_maximum_of_a_large_array_is_exact(axes):
+    rng = np.random.default_rng(2)
+    x = rng.integers(0, 2**32, (517, 613), dtype=np.uint64).astype(np.uint32).view(np.float32)
+    x[::7, ::5] = np.nan
+    x[3], x[:, 4] = 0, -2.0
+    x[3, 4] = 1e-40
+    finite = np.where(np.isnan(x), np.inf, np.abs(x))
+    finite[finite < np.finfo(np.float32).smallest_normal] = 0  # as the backend flushes them
+    np.testing.assert_array_equal(
+        jax.jit(amax, static_argnums=1)(x, axes), finite.max(axes, keepdims=True)
+    )
+    got = np.asarray(jax.jit(exact_amax, static_argnums=1)(x, axes))
+    bits = (x.view(np.uint32) & 0x7FFFFFFF).max(axes, keepdims=True)
+    np.testing.assert_array_equal(got.view(np.uint32), bits)

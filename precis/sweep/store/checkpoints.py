@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from precis.tree import check_static_facts, leaves_with_paths, static_facts
+from precis.tree import check_static_facts, leaves_with_paths, plain_dtype, static_facts
 from precis.types import PyTree
 
 # What a checkpoint consists of: arrays, and what else it takes to read them.
@@ -86,21 +86,16 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _bits(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype on disk: itself if NumPy has it, else the unsigned integer of its size."""
-    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
-
-
 def _to_disk(leaf: Any) -> np.ndarray[Any, Any]:
     array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    return array.view(_bits(array.dtype))
+    return array.view(plain_dtype(array.dtype))
 
 
 def _from_disk(path: str, saved: Any, leaf: Any) -> jax.Array:
     array = np.asarray(saved)
     wanted = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
     dtype = np.dtype(wanted.dtype)
-    if array.dtype != _bits(dtype) or array.shape != wanted.shape:
+    if array.dtype != plain_dtype(dtype) or array.shape != wanted.shape:
         raise ValueError(
             f"the checkpoint's {path} is {array.dtype}{list(array.shape)}, "
             f"wanted {dtype}{list(wanted.shape)}"
