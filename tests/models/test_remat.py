@@ -47,7 +47,10 @@ def test_memory_falls_with_what_is_saved(policy):
     assert names - nothing > (LAYERS - 2) * hidden
 
 
-@pytest.mark.parametrize("save", ["nothing", ["up"], jax.checkpoint_policies.dots_saveable])
+@pytest.mark.parametrize(
+    "save",
+    [["up"], *(pytest.param(s, marks=pytest.mark.nightly) for s in ("nothing", "dots"))],
+)
 def test_gradients_are_those_without(save):
     args = weights_of(layers=2, dim=16)
     got = jax.jit(precis.value_and_grad(loss_saving(save), "mixed_bf16"))(*args)

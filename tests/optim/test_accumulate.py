@@ -55,8 +55,18 @@ def by_optax(optimizer):
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("step", [in_place, by_optax])
-@pytest.mark.parametrize("name", INNERS)
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("blocks", in_place),
+        ("scaled", by_optax),
+        ("kahan", in_place),
+        *(
+            pytest.param(name, step, marks=pytest.mark.nightly)
+            for name, step in [("adam", in_place), ("adam", by_optax), ("blocks", by_optax)]
+        ),
+    ],
+)
 def test_a_window_is_one_step_with_the_mean(name, step):
     dtype = "bfloat16" if name == "kahan" else "float32"
     params, grads = example(dtype)
@@ -129,8 +139,14 @@ def test_what_multi_steps_gets_wrong():
     assert end(accumulate(momentum, 2)) == -1.0 - 1.5
 
 
-@pytest.mark.parametrize("step", [in_place, by_optax])
-@pytest.mark.parametrize("bad", ["gradient", "weight", "negative weight"])
+@pytest.mark.parametrize(
+    ("bad", "step"),
+    [
+        ("gradient", in_place),
+        pytest.param("weight", by_optax, marks=pytest.mark.nightly),
+        pytest.param("negative weight", in_place, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_micro_batch_or_its_window_is_dropped(bad, step):
     params, grads = example(count=8)
     weight = {"gradient": 1.0, "weight": jnp.inf, "negative weight": -1.0}[bad]

@@ -61,7 +61,7 @@ def run(optimizer, params, grads, step=in_place):
     return params, state
 
 
-@pytest.mark.parametrize("step", [in_place, by_optax])
+@pytest.mark.parametrize("step", [in_place, pytest.param(by_optax, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_float32_storage_is_the_inner_optimizer_bit_for_bit(rounding, step):
     params, grads = example("float32")
@@ -73,8 +73,17 @@ def test_float32_storage_is_the_inner_optimizer_bit_for_bit(rounding, step):
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("step", [in_place, by_optax])
-@pytest.mark.parametrize("fmt", ["bf16", "f16", "e5m3"])
+@pytest.mark.parametrize(
+    ("fmt", "step"),
+    [
+        ("bf16", in_place),
+        ("e5m3", by_optax),
+        *(
+            pytest.param(fmt, step, marks=pytest.mark.nightly)
+            for fmt, step in [("f16", in_place), ("e5m3", in_place), ("bf16", by_optax)]
+        ),
+    ],
+)
 def test_a_master_is_optax_in_float32_and_is_rounded(fmt, step):
     params, grads = example("float32")
     params, grads = (jax.tree.map(lambda x: cast_to(x, fmt), tree) for tree in (params, grads))
@@ -110,8 +119,9 @@ def kahan_of(params, updates, dtype):
     return p, left
 
 
-@pytest.mark.parametrize("step", [in_place, by_optax])
-@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize(
+    ("dtype", "step"), [(ml_dtypes.bfloat16, in_place), (np.float16, by_optax)]
+)
 def test_kahan_is_its_model_in_numpy(dtype, step):
     params, grads = example(dtype)
     fmt = "bf16" if dtype is ml_dtypes.bfloat16 else "f16"
@@ -187,8 +197,18 @@ def test_leaves_steps_and_seeds_draw_bits_of_their_own():
     assert all(map(np.array_equal, drawn(0), flips[:2]))
 
 
-@pytest.mark.parametrize("outer", [True, False], ids=["scaled outside", "scaled inside"])
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize(
+    ("rounding", "outer"),
+    [
+        ("nearest", True),
+        ("kahan", False),
+        ("stochastic", True),
+        *(
+            pytest.param(rounding, outer, marks=pytest.mark.nightly)
+            for rounding, outer in [("nearest", False), ("kahan", True), ("stochastic", False)]
+        ),
+    ],
+)
 def test_a_skipped_step_leaves_every_bit(rounding, outer):
     params, grads = example("bfloat16")
     params["b"] = jnp.asarray([-0.0, 1e-40, 3.0], jnp.bfloat16)
@@ -207,7 +227,10 @@ def test_a_skipped_step_leaves_every_bit(rounding, outer):
     assert bits(strip(again)) == bits(strip(state))
 
 
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize(
+    "rounding",
+    [pytest.param(r, marks=[] if r == "kahan" else pytest.mark.nightly) for r in ROUNDINGS],
+)
 def test_updates_are_what_is_applied(rounding):
     params, grads = example("bfloat16")
     optimizer = master_weights(optax.adamw(1e-2, weight_decay=0.1), "bf16", rounding)
@@ -288,7 +311,9 @@ def test_what_storage_lacks_of_the_first_parameters_is_kept():
     assert left.all()
 
 
-@pytest.mark.parametrize("rounding", ["stochastic", "kahan"])
+@pytest.mark.parametrize(
+    "rounding", ["stochastic", pytest.param("kahan", marks=pytest.mark.nightly)]
+)
 def test_under_vmap_and_shard_map(rounding):
     optimizer = master_weights(loss_scaled(SGD, dynamic_loss_scale(1.0)), "bf16", rounding)
     params, grads = example("bfloat16")

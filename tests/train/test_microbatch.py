@@ -31,7 +31,7 @@ def gradient_under(policy):
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("k", [2, 8])
+@pytest.mark.parametrize("k", [pytest.param(2, marks=pytest.mark.nightly), 8])
 def test_parts_make_the_gradient_of_the_whole(k):
     args = example()
     (value, (state, metrics)), grads = jax.jit(
@@ -114,7 +114,10 @@ def test_memory_falls_with_the_number_of_parts():
     assert eight - sums < (one - sums) / 4
 
 
-@pytest.mark.parametrize("policy", ["f32", "mixed_f16", "bf16"])
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_f16", *(pytest.param(p, marks=pytest.mark.nightly) for p in ("f32", "bf16"))],
+)
 def test_a_step_in_parts_learns_as_one_in_one(policy):
     params, state, batch = example()
     ends = []
