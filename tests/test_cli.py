@@ -63,10 +63,11 @@ def test_every_command_explains_itself(command):
 
 
 def test_policy_prints_every_role_without_jax():
-    code, output, _ = precis("policy", "c=bf16,s=bf16", program=("-c", CHECK))
+    code, output, _ = precis("policy", "c=bf16,s=bf16,r=bf16", program=("-c", CHECK))
     assert code == 0
     assert "no jax" in output
-    for role in get_policy("c=bf16,s=bf16").roles():
+    assert "on one device it changes nothing" in output
+    for role in get_policy("c=bf16,s=bf16,r=bf16").roles():
         assert any(line.split() == " ".join(role).split() for line in output.splitlines())
 
 

@@ -28,6 +28,8 @@ def policy(text: tyro.conf.Positional[str]) -> int:
     console = open_console()
     console.print(f"[bold]{escape(str(resolved))}[/]", highlight=False)
     console.print(table, highlight=False)
+    if any(role.key == "r" and role.reason == "given" for role in resolved.roles()):
+        console.print("r is for gradients between devices: on one device it changes nothing")
     for rule in resolved.rules:
         console.print(f"at {rule}", highlight=False, markup=False)
     return 0

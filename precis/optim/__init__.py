@@ -1,4 +1,4 @@
-"""optax transformations for training in few bits: loss scaling, and moments in fewer bytes."""
+"""optax transformations for training in few bits: loss scaling, few-bit moments and wires."""
 
 from precis.optim.accumulate import AccumulatedState, accumulate
 from precis.optim.applied import Applied, Apply, Applying, InPlace, add_updates, apply_update
@@ -9,6 +9,7 @@ from precis.optim.master import MasterState, master_weights, reseeded
 from precis.optim.moment import Moment
 from precis.optim.moments import quantized_state, stored_moments
 from precis.optim.norm import Norm, clip_by_norm, gradient_norm
+from precis.optim.replicas import AxisNames, is_same, varying
 from precis.optim.scale import (
     LossScale,
     adjust,
@@ -24,12 +25,14 @@ from precis.optim.scaled import (
     scale_of,
     state_of,
 )
+from precis.optim.wire import reduce_gradients
 
 __all__ = [
     "AccumulatedState",
     "Applied",
     "Apply",
     "Applying",
+    "AxisNames",
     "BlockwiseState",
     "InPlace",
     "Kept",
@@ -46,15 +49,18 @@ __all__ = [
     "clipped_first",
     "dynamic_loss_scale",
     "gradient_norm",
+    "is_same",
     "keep_if_skipped",
     "loss_scale_like",
     "loss_scaled",
     "master_weights",
     "quantized_state",
+    "reduce_gradients",
     "reseeded",
     "scale_loss",
     "scale_of",
     "state_of",
     "static_loss_scale",
     "stored_moments",
+    "varying",
 ]

@@ -69,7 +69,7 @@ def gradient_norm(grads: PyTree, *, scale: Array | None = None) -> Norm:
     Raises:
         TypeError: A leaf is complex.
     """
-    leaves = _floats(grads)
+    leaves = float_leaves(grads)
     if not leaves:
         return Norm(jnp.float32(0.0), jnp.bool_(True))
     dtype = jnp.result_type(jnp.float32, *leaves)
@@ -154,7 +154,12 @@ def _sum_of_squares(leaves: list[Array], dtype: jnp.dtype, power: Array | None =
     return functools.reduce(jnp.add, sums)
 
 
-def _floats(grads: PyTree) -> list[Array]:
+def float_leaves(grads: PyTree) -> list[Array]:
+    """The real float leaves of `grads` in order.
+
+    Raises:
+        TypeError: A leaf is complex.
+    """
     leaves = jax.tree.leaves(grads)
     for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):

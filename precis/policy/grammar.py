@@ -29,13 +29,14 @@ from precis.formats import (
     parse,
     parse_float,
 )
+from precis.policy.kept import kept_format
 from precis.policy.moment import moment_format
 from precis.policy.policy import KEYS, Policy, default_of, plain
 from precis.policy.presets import PRESETS
 from precis.types import did_you_mean
 
 _OPERANDS = ("c", "k", "g")
-_MOMENTS = ("m", "v")
+_KEPT = ("m", "v", "r")
 _COMMA = re.compile(r",(?![^()]*\))")  # but none inside parentheses
 _LONG = {"params": "p"} | {name: key for key, name in KEYS.items()}
 
@@ -122,8 +123,8 @@ def _format_for(key: str, text: str) -> Format:
             fmt = _without_chance(key, parse(text))
         except ValueError as error:
             raise ValueError(f"{key}={text}: {error}") from None
-        if key in _MOMENTS:
-            return moment_format(key, fmt)
+        if key in _KEPT:
+            return kept_format(key, fmt) if key == "r" else moment_format(key, fmt)
     grid = fmt.grid if isinstance(fmt, Rounded | ScaledFormat) else fmt
     if isinstance(grid, FloatFormat) and not grid.is_signed:
         raise ValueError(f"{key}={text}: {grid} has neither sign nor zero; it serves for scales")
@@ -138,10 +139,10 @@ def _without_chance(key: str, fmt: Format) -> Format:
     """`fmt` as a role can have it that is no operand of matrix ops."""
     if is_stochastic(fmt):
         raise ValueError(
-            "what is stored, or flows between ops, is rounded to nearest; stochastic can be the "
-            f"operands of matrix ops: {', '.join(_OPERANDS)}"
+            "what is stored or sent, or flows between ops, is rounded to nearest; stochastic can "
+            f"be the operands of matrix ops: {', '.join(_OPERANDS)}"
         )
-    return fmt if key in _MOMENTS else parse_float(fmt)
+    return fmt if key in _KEPT else parse_float(fmt)
 
 
 def read_bare(text: str) -> Format:
@@ -173,11 +174,6 @@ def _check(policy: Policy) -> None:
                 f"{key}={roles[key]}: scales and scaled values are float32, and {wide[0]}="
                 f"{roles[wide[0]]} is wider; choose f32 there"
             )
-    if not policy.reduce.is_native:
-        raise ValueError(
-            f"r={policy.reduce}: r is sent as it is, so its format must be a dtype; "
-            "choose f32, bf16 or f16"
-        )
 
 
 def _is_wide(fmt: Format) -> bool:

@@ -11,9 +11,9 @@ from precis.formats import (
     Grid,
     IntFormat,
     ScaledFormat,
-    compact_format,
     parse,
 )
+from precis.policy.kept import kept_format
 
 # A gradient that is a hundredth of the largest in its block has a second moment of 10^-4 of it.
 # A grid that rounds that to 0 lets Adam divide by eps alone.
@@ -23,9 +23,8 @@ _SMALLEST_SECOND = 1e-4
 def moment_format(role: str, fmt: Format | str) -> FloatFormat | ScaledFormat:
     """`fmt` as the format of first (`m`) or second (`v`) moments.
 
-    It is a dtype (`f32`, `bf16`, `f16`), or blocks of at most 8 bits with float32 scales
-    (`int8@block256`). Second moments are not negative, so their `dynamic8` is the unsigned
-    `udynamic8`.
+    It is one that `kept_format` allows. Second moments are not negative, so their `dynamic8` is
+    the unsigned `udynamic8`.
 
     >>> str(moment_format("v", "dynamic8@block256"))
     'udynamic8@block256'
@@ -33,27 +32,8 @@ def moment_format(role: str, fmt: Format | str) -> FloatFormat | ScaledFormat:
     Raises:
         ValueError: Another format, or one whose values cannot be that moment's.
     """
-    fmt = parse(fmt)
-    if isinstance(fmt, FloatFormat):
-        if not fmt.is_native:
-            raise ValueError(
-                f"{role}={fmt}: {role} is stored as it is, so its format must be a dtype or have "
-                f"blocks; choose f32, bf16, f16, or {fmt}@block256 if it has at most 8 bits"
-            )
-        return fmt
-    if not isinstance(fmt, ScaledFormat):
-        raise ValueError(f"{role}={fmt}: stored in few bits, it wants blocks, as in {fmt}@block256")
-    try:
-        blocks = compact_format(fmt)
-    except ValueError as error:
-        raise ValueError(f"{role}={fmt}: {error}") from None
-    return _second(blocks) if role == "v" else _first(blocks)
-
-
-def _first(fmt: ScaledFormat) -> ScaledFormat:
-    if fmt.grid.min >= 0:
-        raise ValueError(f"m={fmt}: {fmt.grid} has no negative values, and would make them zero")
-    return fmt
+    kept = kept_format(role, fmt)
+    return _second(kept) if role == "v" and isinstance(kept, ScaledFormat) else kept
 
 
 def _second(fmt: ScaledFormat) -> ScaledFormat:

@@ -33,7 +33,7 @@ class Policy:
         grad: Cotangents as operands of backward matrix ops; likewise.
         weight_grad: Gradients of parameters.
         sensitive: Islands: softmax, norms, exp, log, long sums, losses; rank-0 outputs.
-        reduce: Gradients on the wire.
+        reduce: Gradients on the wire between devices: a dtype, or blocks of at most 8 bits.
         m: First moments of the optimizer: a dtype, or blocks of at most 8 bits.
         v: Second moments of the optimizer; likewise.
     """
@@ -47,7 +47,7 @@ class Policy:
     grad: Format
     weight_grad: FloatFormat
     sensitive: FloatFormat
-    reduce: FloatFormat
+    reduce: FloatFormat | ScaledFormat
     m: FloatFormat | ScaledFormat
     v: FloatFormat | ScaledFormat
 

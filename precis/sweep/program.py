@@ -146,6 +146,9 @@ def policy_record(program: Program) -> dict[str, Any]:
     """
     found, witness = program.audit, program.witness
     notes = list(found.notes)
+    reduce = next(role for role in found.policy.roles() if role.key == "r")
+    if reduce.reason == "given":
+        notes.append(f"r={reduce.format} changes nothing: a trial's gradients stay on one device")
     if not witness.holds:
         notes.append(
             f"this backend's compiler leaves out roundings of {found.policy}: "

@@ -9,7 +9,9 @@ import jax
 from jax import Array
 
 from precis.formats import FLOAT32, wide_dtype
+from precis.optim import AxisNames
 from precis.policy import Policy, PolicyRules, read_policy
+from precis.train.replicas import over_replicas
 from precis.train.trainable import Trainable
 from precis.tree import map_params
 from precis.types import PyTree
@@ -24,6 +26,7 @@ def value_and_grad(
     state_argnums: int | tuple[int, ...] = (),
     key: Array | None = None,
     trainable: Trainable | None = None,
+    axis_name: AxisNames | None = None,
 ) -> Callable[..., Any]:
     """`jax.value_and_grad(loss)` with respect to its first argument, computed under `policy`.
 
@@ -45,6 +48,9 @@ def value_and_grad(
             not the loss's own `key`, which is a keyword of the result.
         trainable: Which parameters to differentiate by, all by default. The gradients are then a
             dict by path, and the others cost none.
+        axis_name: Axes of `jax.shard_map` over which parameters are the same and batches are not:
+            gradients are averaged over them once, in the policy's r and in no other dtype; the
+            value, and the floats of `aux`, in float32.
 
     Returns:
         `fn(params, *args, scale=None, **kwargs) -> (value, grads)`, or `((value, aux), grads)`.
@@ -67,7 +73,7 @@ def value_and_grad(
         grads, (value, aux) = jax.grad(objective, has_aux=True)(wide)
         return ((value, aux) if has_aux else value), grads
 
-    return fn
+    return over_replicas(fn, axis_name, resolved.base.reduce)
 
 
 def _widened(params: PyTree, policies: PolicyRules) -> PyTree:

@@ -13,6 +13,7 @@ import optax
 from jax import Array
 
 from precis.optim import (
+    AxisNames,
     InPlace,
     LossScale,
     Norm,
@@ -32,6 +33,7 @@ from precis.train.gradient import value_and_grad
 from precis.train.lost import Lost, lost_updates, share_of_zeros
 from precis.train.microbatch import in_microbatches
 from precis.train.recipe import Master
+from precis.train.replicas import over_replicas, own_key
 from precis.train.scaling import resolve_loss_scale
 from precis.train.state import TrainState
 from precis.train.trainable import Trainable
@@ -106,6 +108,7 @@ def make_step(
     trainable: Iterable[str] = (),
     moments_keep: Iterable[str] = (),
     moments_min_size: int = 4096,
+    axis_name: AxisNames | None = None,
     jit: bool = True,
 ) -> Step:
     """A training step for `loss` under `policy`.
@@ -123,6 +126,15 @@ def make_step(
     A step takes the gradient, in parts and of the trained parameters only if so asked, then
     unscales, looks whether it is finite, clips, updates, and rounds into storage.
 
+    On all devices, between which gradients travel in blocks of int8:
+
+    >>> spread = {"axis_name": "data", "jit": False}
+    >>> step = make_step(loss, optax.adam(1e-3), "c=bf16,r=int8@block256", **spread)
+    >>> mesh, P = jax.sharding.Mesh(jax.devices(), "data"), jax.sharding.PartitionSpec
+    >>> specs = {"in_specs": (P(), P("data"), P()), "out_specs": P()}
+    >>> update = jax.jit(jax.shard_map(step.update, mesh=mesh, **specs))
+    >>> train_state, metrics = update(step.init({"w": jnp.zeros((3, 1))}), batch, None)
+
     Args:
         loss: `loss(params, batch) -> scalar`; with `has_state` a task's form,
             `loss(params, state, batch, *, key, train) -> (scalar, (state, metrics))`.
@@ -130,8 +142,9 @@ def make_step(
         policy: A policy, rules by path, or the text of either.
         has_state: Which form `loss` has.
         loss_scale: `auto` scales dynamically if the policy's gradients can underflow (c, x or g
-            has 5 exponent bits); `none`, `dynamic`, `dynamic:growth_interval=200,…`,
-            `static:1024`, a library's name (`torch`, …), or a `LossScale`.
+            has 5 exponent bits, or with `axis_name` r); `none`, `dynamic`,
+            `dynamic:growth_interval=200,…`, `static:1024`, a library's name (`torch`, …), or a
+            `LossScale`.
         clip: Largest global norm of the unscaled gradients.
         master: How parameters whose p is narrower than float32 are updated: `none` rounds them to
             nearest after each step, `f32` keeps a master of them, `stochastic` and `kahan` round
@@ -142,15 +155,26 @@ def make_step(
             trains all.
         moments_keep: Patterns of parameters whose moments stay in float32, where m or v has blocks.
         moments_min_size: Entries of the smallest parameter whose moments are in blocks.
+            has 5 exponent bits, or with `axis_name` r); `none`, `dynamic`, `static:1024`, or a
+            `LossScale`.
+        clip: Largest global norm of the unscaled gradients.
+        axis_name: Axes of a mesh over which batches are spread, for `step.update` inside
+            `jax.shard_map`: gradients are averaged over them once, in the policy's r; the floats
+            of loss, state and metrics in float32. Each device draws from a key of its own.
         jit: Compile it, with excess precision off. Without, the caller does.
 
     Raises:
-        ValueError: Bad text for the policy or the loss scale, another word for `master`, or a
-            number out of its range; when the step is called, a policy with stochastic roles and no
-            key.
+        ValueError: Bad text for the policy or the loss scale, another word for `master`, a number
+            out of its range, or `axis_name` with `jit`; when the step is called, a policy with
+            stochastic roles and no key.
     """
+    if jit and axis_name is not None:
+        raise ValueError(
+            f"axis_name={axis_name!r} wants jit=False: step.update goes into your shard_map, and "
+            "jit around that"
+        )
     resolved = read_policy(policy)
-    scale = resolve_loss_scale(loss_scale, resolved)
+    scale = resolve_loss_scale(loss_scale, resolved, is_spread=axis_name is not None)
     inner = stored_moments(
         optimizer, resolved.base.m, resolved.base.v, min_size=moments_min_size, keep=moments_keep
     )
@@ -168,7 +192,8 @@ def make_step(
         )
         return part(params, state, batch, key=key, **kw)
 
-    gradient_of_batch = in_microbatches(gradient, accumulate, weight=weight)
+    gradient_of_batch = in_microbatches(gradient, accumulate, weight=weight, axis_name=axis_name)
+    gradient_of_batch = over_replicas(gradient_of_batch, axis_name, resolved.base.reduce)
 
     def apply(params: PyTree, updates: PyTree) -> tuple[PyTree, Lost]:
         new = optax.apply_updates(params, updates)
@@ -182,7 +207,7 @@ def make_step(
         factor = None if scale is None else scale_of(before.opt_state)
         args = (before.params, before.state, batch)
         (value, (state, metrics)), grads = gradient_of_batch(
-            *args, key=key, step=before.step, train=True, scale=factor
+            *args, key=own_key(key, axis_name), step=before.step, train=True, scale=factor
         )
         trained = before.params if parts is None else parts.split(before.params).trained
         new, opt_state, lost = apply_update(

@@ -3,8 +3,19 @@
 from precis.walk.account import AuditedSite
 from precis.walk.audit import Audit, audit
 from precis.walk.autocast import autocast
+from precis.walk.collectives import Collective, collectives_in
 from precis.walk.compiled import Ran
 from precis.walk.findings import Finding
 from precis.walk.program import Site
 
-__all__ = ["Audit", "AuditedSite", "Finding", "Ran", "Site", "audit", "autocast"]
+__all__ = [
+    "Audit",
+    "AuditedSite",
+    "Collective",
+    "Finding",
+    "Ran",
+    "Site",
+    "audit",
+    "autocast",
+    "collectives_in",
+]

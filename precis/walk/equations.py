@@ -128,12 +128,18 @@ def parts_of(eqn: Any) -> list[Any]:
     return [eqn.replace(invars=[atom], outvars=[var]) for atom, var in pairs]
 
 
+def varying_axes(aval: Any) -> frozenset[str]:
+    """Along which axes of a mesh a value may differ, as far as JAX keeps count."""
+    axes = getattr(aval, "vma", None)  # up to jax 0.9
+    return axes or getattr(getattr(aval, "manual_axis_type", None), "varying", frozenset())
+
+
 def shape_of(aval: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
     """Stands in for a value of this type where a function is traced, inside shard_map too."""
     given = {}
-    if getattr(aval, "vma", None):  # along which axes of a mesh it varies, up to jax 0.9
+    if getattr(aval, "vma", None):  # up to jax 0.9
         given["vma"] = aval.vma
-    elif getattr(getattr(aval, "manual_axis_type", None), "varying", None):
+    elif varying_axes(aval):
         given = {"manual_axis_type": aval.manual_axis_type, "sharding": aval.sharding}
     return jax.ShapeDtypeStruct(aval.shape, dtype or aval.dtype, **given)
 

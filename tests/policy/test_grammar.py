@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from precis.policy import KEYS, PRESETS, get_policy, read_policy
 
 FLOATS = ["f32", "bf16", "f16", "tf32", "e5m3", "e8m7"]
-NATIVE = ["f32", "bf16", "f16"]
+KEPT = ["f32", "bf16", "f16", "e5m2@block32", "dynamic8@block256"]
 
 
 def texts():
-    formats = {key: st.sampled_from(NATIVE if key in "rmv" else FLOATS) for key in KEYS}
+    formats = {key: st.sampled_from(FLOATS) for key in KEYS}
+    formats |= dict.fromkeys("rmv", st.sampled_from(KEPT))
     keys = st.lists(st.sampled_from(list(KEYS)), min_size=1, unique=True)
     return keys.flatmap(lambda ks: st.tuples(*(formats[k].map(f"{k}={{}}".format) for k in ks)))
 
@@ -105,6 +106,8 @@ def test_options_with_commas_come_back(text):
         ("c=bf16", "s", "f32", "the widest of f32, p and c"),
         ("f64", "a", "f64", "the widest of f32, p and c"),
         ("bf16", "m", "bf16", "given"),
+        ("c=bf16", "r", "f32", "the widest of f32, p and c"),
+        ("c=bf16,reduce=int8@block256", "r", "int8@block256", "given"),
     ],
 )
 def test_defaults(text, key, format, reason):
@@ -186,11 +189,22 @@ def test_who_is_stochastic(text, chance):
         ("c=udynamic8@block64", "no negative values"),
         ("p=f64,c=int8", "p=f64 is wider"),
         ("m=e5m3", "its format must be a dtype"),
+        ("r=e5m3", "r is sent as it is, so its format must be a dtype or have blocks"),
+        ("r=int8", "sent in few bits, it wants blocks, as in int8@block256"),
+        ("r=mxfp8_e4m3", "r=mxfp8_e4m3: blocks with float32 scales"),
+        ("r=udynamic8@block256", "no negative values"),
+        ("r=int8(stochastic)@block256", "rounded to nearest"),
+        ("r=int8@blok256", "what shares a scale is"),
     ],
 )
 def test_bad_text_says_what_was_wanted(text, message):
     with pytest.raises(ValueError, match=message):
         get_policy(text)
+
+
+def test_what_is_only_sent_is_not_emulated():
+    assert not get_policy("mixed_bf16").is_emulated
+    assert not get_policy("p=f32,c=bf16,o=f32,r=e4m3fn@block64,m=int8@block256").is_emulated
 
 
 def test_only_text_and_policies():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from precis.doctor import Witness
+from precis.policy import read_policy
 from precis.sweep.program import first_state, load, make_program, policy_record
 from precis.sweep.trial import Trial
 from precis.train.fit import fit
@@ -24,6 +25,14 @@ def test_the_witness_is_recorded(program):
     assert record["witness"] == {"differing": 0, "compared": 3 * 4096}
     assert record["in_force"] == 1.0
     assert record["notes"] == []
+
+
+def test_a_trial_says_that_its_gradients_do_not_travel(program):
+    policies = read_policy("c=bf16,o=f32,r=int8@block256")
+    record = policy_record(replace(program, audit=replace(program.audit, policy=policies)))
+    assert record["notes"] == [
+        "r=int8@block256 changes nothing: a trial's gradients stay on one device"
+    ]
 
 
 def test_nothing_is_in_force_where_the_compiler_leaves_out_roundings(program):
