@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from precis.formats import Codebook, FloatFormat, Format, Rounded, ScaledFormat, parse
+from precis.formats import (
+    Codebook,
+    FloatFormat,
+    Format,
+    Rounded,
+    ScaledFormat,
+    is_stochastic,
+    parse,
+)
 
 # Below 5 bits, one scale for a whole column loses too much; QLoRA's blocks have 64 values.
 _FEW_BITS, _BLOCK = 4, 64
@@ -30,7 +38,7 @@ def quantized_format(fmt: Format | str) -> ScaledFormat:
     if not isinstance(fmt, ScaledFormat):
         is_small = isinstance(fmt, Codebook) or fmt.bits <= _FEW_BITS
         fmt = ScaledFormat(fmt, "block", _BLOCK) if is_small else ScaledFormat(fmt, "channel")
-    if isinstance(fmt.element, Rounded) and fmt.element.rounding != "stochastic":
+    if isinstance(fmt.element, Rounded) and not is_stochastic(fmt):
         raise ValueError(f"{fmt}: what is kept is rounded to the nearest or stochastically")
     if fmt.bits > 16:
         raise ValueError(f"{fmt}: more than 16 bits are kept as they are")
