@@ -31,7 +31,7 @@ from precis.ops.operand import is_scaled
 from precis.ops.product import MatrixOp, product
 from precis.ops.roles import Operand, Roles
 from precis.ops.stored import stored_op
-from precis.quant import Stored, is_stored
+from precis.quant import Kernel, QTensor, Stored
 
 
 class _Saved(NamedTuple):
@@ -70,10 +70,10 @@ def matrix_op(
             JAX's own, and `grad` in roles and operands has no effect.
     """
     how: dict[str, Any] = {"roles": roles, "noise": noise, "forward_mode": forward_mode}
-    if is_stored(lhs):
-        assert not is_stored(rhs)
+    if isinstance(lhs, QTensor | Kernel):
+        assert not isinstance(rhs, QTensor | Kernel)
         return stored_op(op, rhs, lhs, 0, **how)
-    if is_stored(rhs):
+    if isinstance(rhs, QTensor | Kernel):
         return stored_op(op, lhs, rhs, 1, **how)
     dtypes = lhs.dtype, rhs.dtype
     key = _Key(op.primitive, tuple(sorted(op.params.items())), roles, dtypes)
