@@ -11,6 +11,7 @@ from .policy import (
     policy_rules,
     read_policy,
 )
+from .ptq import quantize_model
 from .quant import QTensor, dequantize, quantize
 from .train import Recipe, make_step, value_and_grad
 from .walk import audit, autocast
@@ -34,6 +35,7 @@ __all__ = [
     "make_step",
     "policy_rules",
     "quantize",
+    "quantize_model",
     "read_policy",
     "remat",
     "round_to",

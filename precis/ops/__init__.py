@@ -1,7 +1,10 @@
 """Matrix ops with a format for every role."""
 
-from precis.ops.matrix import Operand, Roles, matrix_op
+from precis.ops.matrix import matrix_op
+from precis.ops.operand import carrier_of
 from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, backward_dtypes, product_dtypes
+from precis.ops.roles import Operand, Roles
+from precis.ops.stored import multiplied_as
 
 __all__ = [
     "MATRIX_OPS",
@@ -10,6 +13,8 @@ __all__ = [
     "Operand",
     "Roles",
     "backward_dtypes",
+    "carrier_of",
     "matrix_op",
+    "multiplied_as",
     "product_dtypes",
 ]

@@ -24,54 +24,14 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex_core
 
-from precis.formats import TF32, FloatFormat, Format, Rounded, cast_to, is_stochastic
+from precis.formats import Format, Rounded, cast_to, is_stochastic
 from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_of
 from precis.ops.noise import GRAD, factor_of, grad_of, key_of
 from precis.ops.operand import is_scaled
 from precis.ops.product import MatrixOp, product
-
-
-class Operand(NamedTuple):
-    """How one operand takes part.
-
-    Attributes:
-        format: What it is cast to before the product.
-        grad: What its cotangent is rounded to; it is returned in the operand's own dtype.
-        is_weight: Whether the backward pass keeps it as stored and casts it once more.
-    """
-
-    format: Format
-    grad: FloatFormat
-    is_weight: bool
-
-
-class Roles(NamedTuple):
-    """The formats of one matrix op.
-
-    Attributes:
-        lhs: First operand.
-        rhs: Second operand.
-        accum: What the product is rounded to when it leaves the accumulator.
-        out: What the op hands over after that.
-        grad: The output's cotangent as an operand of the backward products.
-    """
-
-    lhs: Operand
-    rhs: Operand
-    accum: FloatFormat
-    out: FloatFormat
-    grad: Format
-
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether an operand, of the forward or of a backward product, is rounded by chance."""
-        return any(map(is_stochastic, (self.lhs.format, self.rhs.format, self.grad)))
-
-    @property
-    def is_tf32(self) -> bool:
-        """Whether no operand has more bits than TF32, so that a GPU may multiply in that."""
-        formats = (self.lhs.format, self.rhs.format, self.grad)
-        return all(isinstance(fmt, FloatFormat) and fmt.fits_in(TF32) for fmt in formats)
+from precis.ops.roles import Operand, Roles
+from precis.ops.stored import stored_op
+from precis.quant import Kernel, QTensor, Stored
 
 
 class _Saved(NamedTuple):
@@ -85,8 +45,8 @@ class _Saved(NamedTuple):
 
 def matrix_op(
     op: MatrixOp,
-    lhs: Array,
-    rhs: Array,
+    lhs: Array | Stored,
+    rhs: Array | Stored,
     *,
     roles: Roles,
     noise: Array | None = None,
@@ -101,13 +61,20 @@ def matrix_op(
 
     Args:
         op: The primitive; its own precision and preferred type are replaced.
-        lhs: Float array in any float dtype, shaped as the primitive wants.
+        lhs: Float array in any float dtype, shaped as the primitive wants; or, if the other is an
+            array, a weight in few bits.
         rhs: Likewise.
         roles: The formats.
         noise: [] random key, which stochastic roles need: one for each op of a program.
         forward_mode: Leave out the custom rule, so that `jax.jvp` works. The gradients are then
             JAX's own, and `grad` in roles and operands has no effect.
     """
+    how: dict[str, Any] = {"roles": roles, "noise": noise, "forward_mode": forward_mode}
+    if isinstance(lhs, QTensor | Kernel):
+        assert not isinstance(rhs, QTensor | Kernel)
+        return stored_op(op, rhs, lhs, 0, **how)
+    if isinstance(rhs, QTensor | Kernel):
+        return stored_op(op, lhs, rhs, 1, **how)
     dtypes = lhs.dtype, rhs.dtype
     key = _Key(op.primitive, tuple(sorted(op.params.items())), roles, dtypes)
     run = _plain_once if forward_mode else _product_once

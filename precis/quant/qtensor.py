@@ -98,6 +98,11 @@ class QTensor:
         return codes_of(self.values, self.format.grid, self.packed)
 
     @property
+    def elements(self) -> Array:
+        """[...] float32: the number that each code stands for, before zero point and scales."""
+        return elements_of(self.codes, self.format.grid)
+
+    @property
     def scales(self) -> Array:
         """`scale` in float32, without the tensor's."""
         return (
@@ -175,7 +180,7 @@ def dequantize_array(q: QTensor) -> Array:
     that are powers of two they are exact, subnormals included. A group that held a NaN or an Inf
     is NaN.
     """
-    elements = elements_of(q.codes, q.format.grid)
+    elements = q.elements
     if q.zero_point is not None:
         elements = elements - layout.spread(q.zero_point.astype(np.float32), q)
     wide = from_blocks(Blocks(elements, q.scales, None, q.format, q.axes))

@@ -9,8 +9,9 @@ import jax
 from jax import Array
 
 from precis.quant.calibration import Calibration, read_calibration
+from precis.quant.kernel import is_stored, open_stored
 from precis.quant.leaf import quantize_array
-from precis.quant.qtensor import QTensor, dequantize_array
+from precis.quant.qtensor import QTensor
 from precis.quant.rules import KEPT, QuantRule, Rules, check_rules, quant_rules, rule_for
 from precis.tree import has_collections, is_float, param_path
 from precis.types import PyTree
@@ -48,18 +49,18 @@ def quantize(
     """
     resolved, how = quant_rules(rules), read_calibration(calibrate)
     in_collections = has_collections(tree)
-    flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_qtensor)
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_stored)
     leaves: list[Any] = []
     ndims: dict[str, int] = {}
     for key_path, leaf in flat:
         is_state = in_collections and key_path[0].key != "params"
-        if is_qtensor(leaf) or is_state or not is_float(leaf):
+        if is_stored(leaf) or is_state or not is_float(leaf):
             leaves.append(leaf)
             continue
         path = param_path(key_path, in_collections=in_collections)
         ndims[path] = leaf.ndim
         leaves.append(_by_rules(path, leaf, resolved, how, keep))
-    is_quantized = any(is_qtensor(leaf) for leaf in leaves)
+    is_quantized = any(is_stored(leaf) for leaf in leaves)
     check_rules(resolved, ndims, keep, is_quantized=is_quantized)
     return jax.tree.unflatten(structure, leaves)
 
@@ -90,21 +91,21 @@ def quantize_stream(
     ndims: dict[str, int] = {}
     is_quantized = False
     for path, leaf in parameters:
-        if is_qtensor(leaf) or not is_float(leaf):
+        if is_stored(leaf) or not is_float(leaf):
             out = leaf
         else:
             ndims[path] = leaf.ndim
             out = _by_rules(path, leaf, resolved, how, keep)
         # The float is freed when it has been read, not when the next one replaces it.
         del leaf
-        is_quantized |= is_qtensor(out)
+        is_quantized |= is_stored(out)
         yield path, jax.block_until_ready(out)
         del out
     check_rules(resolved, ndims, keep, is_quantized=is_quantized)
 
 
 def dequantize(tree: PyTree) -> PyTree:
-    """`tree` with arrays in place of its `QTensor`s; everything else is left as it is.
+    """`tree` with arrays in place of its `QTensor`s and `Kernel`s; all else is as it was.
 
     >>> import jax.numpy as jnp
     >>> tree = {"kernel": jnp.float32([[1.0, -2.0], [0.5, 4.0]])}
@@ -113,13 +114,8 @@ def dequantize(tree: PyTree) -> PyTree:
            [ 0.503937,  4.      ]], dtype=float32)
     """
     return jax.tree.map(
-        lambda leaf: dequantize_array(leaf) if is_qtensor(leaf) else leaf, tree, is_leaf=is_qtensor
+        lambda leaf: open_stored(leaf) if is_stored(leaf) else leaf, tree, is_leaf=is_stored
     )
-
-
-def is_qtensor(x: Any) -> bool:
-    """Whether `x` is a `QTensor`."""
-    return isinstance(x, QTensor)
 
 
 def _by_rules(

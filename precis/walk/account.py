@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
 
-from precis.ops import Dtypes, Roles, backward_dtypes, product_dtypes
+from precis.ops import (
+    Dtypes,
+    Operand,
+    Roles,
+    backward_dtypes,
+    carrier_of,
+    product_dtypes,
+)
 from precis.policy import is_native
 from precis.walk.program import Cond, Multiply, Opaque, Program, Scan, Site, Step, bodies
 
@@ -40,8 +47,8 @@ class AuditedSite(NamedTuple):
         """Bytes of its operands and results in all its runs, as they are carried."""
         claimed = self.claimed
         sizes = (
-            prod(self.site.lhs) * claimed.lhs.itemsize,
-            prod(self.site.rhs) * claimed.rhs.itemsize,
+            _bytes(self.roles.lhs, self.site.lhs, claimed.lhs),
+            _bytes(self.roles.rhs, self.site.rhs, claimed.rhs),
             prod(self.out) * np.dtype(self.roles.out.carrier).itemsize,
         )
         return sum(sizes) * self.trips
@@ -65,9 +72,23 @@ class AuditedSite(NamedTuple):
 
     @property
     def formats(self) -> str:
-        """Its operands' formats: `bf16·e4m3fn`, or one name if they are the same."""
-        names = dict.fromkeys((str(self.roles.lhs.format), str(self.roles.rhs.format)))
-        return "·".join(names)
+        """Its operands' formats: `bf16·e4m3fn`, or one name if they are the same.
+
+        Of a weight in few bits, that is what it is stored in.
+        """
+        sides = (self.roles.lhs, self.roles.rhs)
+        return "·".join(dict.fromkeys(str(side.stored or side.format) for side in sides))
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Products that it may run as, as text: on CPU, codes meet the digits of 16-bit floats."""
+        roles, integers = self.roles, product_text("int8", "int8", "int32")
+        sides = (roles.lhs, roles.rhs), (roles.rhs, roles.lhs)
+        in_digits = any(
+            own.stored == own.format and carrier_of(own.format) == np.int8 and other.is_16_bit
+            for own, other in sides
+        )
+        return (self.product, integers) if in_digits else (self.product,)
 
     @property
     def is_native(self) -> bool:
@@ -87,6 +108,12 @@ class AuditedSite(NamedTuple):
         carriers = [product_dtypes(side.format, side.format).lhs for side in (roles.lhs, roles.rhs)]
         is_tf32 = roles.is_tf32 and claimed.accum == np.float32 and np.float32 in carriers
         return "TF32" if is_tf32 else "HIGHEST"
+
+
+def _bytes(operand: Operand, shape: tuple[int, ...], claimed: np.dtype) -> int:
+    if operand.stored is None:
+        return prod(shape) * claimed.itemsize
+    return ceil(prod(shape) * operand.stored.bits_per_value / 8)
 
 
 def product_text(lhs: str, rhs: str, accum: str) -> str:

@@ -13,9 +13,11 @@ from jax.sharding import AxisType
 
 from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
 from precis.policy import PolicyRules
+from precis.quant import is_stored
 from precis.tree import has_collections, param_path, path_str
 from precis.walk.equations import shape_of
 from precis.walk.kinds import Kind, Value, format_of
+from precis.walk.stored import shape_of_stored
 
 Argnums = int | Sequence[int]
 
@@ -74,13 +76,17 @@ def roles_of_args(args: tuple[Any, ...], params: Argnums, state: Argnums) -> dic
 
 
 def is_array_leaf(leaf: Any) -> bool:
-    """Whether a leaf is an array, or the shape of one; all else is a constant."""
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+    """Whether a leaf is an array, a weight in few bits, or the shape of one; else a constant."""
+    return is_stored(leaf) or isinstance(
+        leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    )
 
 
 def standin(leaf: Any, declared: FloatFormat) -> jax.ShapeDtypeStruct:
     """The shape with which a function is traced in place of `leaf`."""
     dtype: Any = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+    if is_stored(leaf):
+        leaf = jax.ShapeDtypeStruct(leaf.shape, dtype)
     if jnp.issubdtype(dtype, jnp.floating):
         dtype = wide_dtype(dtype) if declared == FLOAT32 else declared.dtype
     return shape_of(jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf, dtype)
@@ -90,6 +96,11 @@ def argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, Role]) -> Value:
     """What is known of an argument; a path is (args or kwargs, position, *within)."""
     fmt = format_of(leaf.dtype)
     role = roles.get(path[1].idx) if path[0].idx == 0 else None
+    if is_stored(leaf):  # a parameter, wherever it comes in
+        is_collection = role is not None and role.is_variables and role.kind is Kind.WEIGHT
+        name = param_path(path[2:], in_collections=is_collection)
+        held = shape_of_stored(leaf)
+        return Value(Kind.WEIGHT, fmt, paths=(name,), stored=fmt, stored_as=held)
     if role is None:
         return Value(Kind.POLICY if fmt else Kind.DISCRETE, fmt, data=True)
     within = path[2:]
@@ -104,14 +115,14 @@ def argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, Role]) -> Value:
 
 def carried_array(leaf: Any, value: Value) -> Any:
     """Floats without arithmetic of their own (float8) are widened, which is exact."""
-    if isinstance(leaf, jax.ShapeDtypeStruct) or value.format is None:
+    if isinstance(leaf, jax.ShapeDtypeStruct) or is_stored(leaf) or value.format is None:
         return leaf
     return jnp.asarray(leaf).astype(value.format.dtype)
 
 
 def as_weight(leaf: Any, value: Value, policies: PolicyRules) -> Any:
     """A parameter, its gradient put onto weight_grad's grid where that is coarser than it."""
-    if value.kind is not Kind.WEIGHT or isinstance(leaf, jax.ShapeDtypeStruct):
+    if value.kind is not Kind.WEIGHT or isinstance(leaf, jax.ShapeDtypeStruct) or is_stored(leaf):
         return leaf
     stored, weight_grad = value.stored, policies.at(value.paths[0]).weight_grad
     if stored is None or stored.fits_in(weight_grad):

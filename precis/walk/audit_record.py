@@ -73,6 +73,10 @@ def _reasons(found: Audit, audited: AuditedSite) -> Iterator[str]:
         yield "a product of parameters alone, as written"
     else:
         yield f"rule {site.rule!r}" if site.rule else "the policy"
+    for operand in (roles.lhs, roles.rhs):
+        if operand.stored is not None:
+            how = "its codes multiply" if operand.stored == operand.format else "dequantized here"
+            yield f"stored as {operand.stored}: {how}"
     if site.others:
         yield f"also made of {', '.join(site.others)}"
     if roles.out == roles.accum != found.policy.base.activation and not site.pinned:

@@ -11,6 +11,7 @@ from jax import Array
 
 from precis.formats import FLOAT32, FloatFormat
 from precis.policy import Policy, PolicyRules, read_policy
+from precis.quant import is_stored
 from precis.walk.arguments import (
     Argnums,
     argument,
@@ -129,7 +130,7 @@ def trace(
     of what the program wants. So each cast to a 16-bit dtype in the trace is the program's own.
     With another format `declared`, they are traced as that, to see what a model makes of it.
     """
-    flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
+    flat, tree = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=is_stored)
     check_carriers(policies)
     check_shardings(flat)
     roles = roles_of_args(args, params_argnums, state_argnums)

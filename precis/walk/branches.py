@@ -8,6 +8,7 @@ from precis.walk.doors import chosen, enter
 from precis.walk.draft import Draft
 from precis.walk.equations import Call
 from precis.walk.program import Cond
+from precis.walk.stored import agreed
 
 
 def plan_cond(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> list[int]:
@@ -21,6 +22,7 @@ def plan_cond(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> li
         chosen(draft.rules, list(values), var.aval, by_data=index.data)
         for *values, var in zip(*(body.results for body in bodies), eqn.outvars, strict=True)
     ]
+    bodies = [agreed(body, eqn, results) for body in bodies]
     formats = [value.format for value in results]
     action = Cond(
         tuple(body.finish(formats) for body in bodies),

@@ -109,7 +109,7 @@ def _by_path(products: list[RanProduct], sites: tuple[AuditedSite, ...]) -> Comp
         path = audited.site.path
         before = ran.get(path, Ran((), (), {}, {}))
         ran[path] = Ran(
-            tuple(dict.fromkeys((*before.claimed, audited.product))),
+            tuple(dict.fromkeys((*before.claimed, *audited.products))),
             tuple(dict.fromkeys((*before.claimed_backward, *audited.backward))),
             dict(counts[path, False]),
             dict(counts[path, True]),

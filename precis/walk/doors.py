@@ -53,6 +53,8 @@ def chosen(rules: Rules, values: list[Value], aval: Any, *, by_data: bool) -> Va
         by_data: Whether data chooses the branch. A parameter that it chooses stays a parameter.
     """
     both, declared = join(values), format_of(aval.dtype)
+    if values[0].stored_as is not None and len({value.stored_as for value in values}) == 1:
+        return replace(values[0], data=both.data or by_data, paths=both.paths)
     data = both.data or (by_data and both.kind is not Kind.WEIGHT)
     both = replace(both, data=data, paths=both.paths if both.is_neutral else both.paths[:1])
     if declared is None:

@@ -10,6 +10,7 @@ from jax import Array
 
 from precis.formats import FLOAT32, FloatFormat, Format
 from precis.ops import MatrixOp, matrix_op
+from precis.quant import Stored, open_stored, recast
 from precis.walk import equations, noise
 from precis.walk.emit_calls import emit_call
 from precis.walk.environment import Environment
@@ -21,8 +22,10 @@ from precis.walk.program import (
     Cast,
     Cond,
     CustomJvp,
+    Follow,
     Multiply,
     Opaque,
+    Open,
     Program,
     Rearrange,
     Remat,
@@ -32,6 +35,7 @@ from precis.walk.program import (
     Step,
     While,
 )
+from precis.walk.stored import follow
 
 
 def emit(
@@ -60,9 +64,15 @@ def emit(
         results = _perform(program, step, arrays, forward_mode, key)
         env.write(step.outputs, results)
     return [
-        move(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode)
+        _leaving(env.read(slot), program.values[slot], fmt, forward_mode)
         for slot, fmt in program.outputs
     ]
+
+
+def _leaving(array: Any, value: Value, fmt: FloatFormat | None, forward_mode: bool) -> Any:
+    if value.stored_as is None:
+        return move(array, value, fmt, forward_mode=forward_mode)
+    return array if fmt is None else recast(array, fmt.carrier)
 
 
 def _perform(
@@ -90,6 +100,10 @@ def _perform(
             return _rearrange(eqn, brought([out] * len(arrays)), out, forward_mode)
         case Cast(out):
             return brought([out])
+        case Follow():
+            return [follow(eqn, arrays)]
+        case Open():
+            return [open_stored(arrays[0])]
         case Multiply(roles, site):
             op = MatrixOp(eqn.primitive, eqn.params, *arrays[2:])
             formats = roles.lhs.format, roles.rhs.format
@@ -111,8 +125,10 @@ def _perform(
             return emit_call(eqn, step.action, operands, emit, forward_mode=forward_mode, key=key)
 
 
-def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array:
+def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array | Stored:
     """An operand as it comes: the op casts it itself, but only here do constants saturate."""
+    if value.stored_as is not None:
+        return array
     free = value.kind is Kind.FREE and isinstance(fmt, FloatFormat)
     return jnp.asarray(move(array, value, fmt, forward_mode=forward_mode) if free else array)
 

@@ -14,7 +14,7 @@ from precis.walk import equations
 from precis.walk.account import AuditedSite, Counted
 from precis.walk.compiled import Compiled
 from precis.walk.flops import kernels_in
-from precis.walk.program import Cast, Cond, Opaque, Program, Run, Step, While
+from precis.walk.program import Cast, Cond, Opaque, Open, Program, Run, Step, While
 
 # What a parameter that is an argument of its own is called; its path is empty.
 BARE = "the parameter"
@@ -25,8 +25,8 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: `pinned`, `pins f32`, `opaque`, `unknown`, `mixed operands`, `cast pair`,
-            `redundant cast`, `low-precision sum`, `low-precision island`, `uncounted`; of a
-            compiled program `widened`, `ran otherwise`, `not found` or `unnamed`.
+            `redundant cast`, `low-precision sum`, `low-precision island`, `dequantized`,
+            `uncounted`; of a compiled program `widened`, `ran otherwise`, `not found` or `unnamed`.
         where: The path of a matrix op, or the scope at which an equation was traced.
         what: What happens there.
         fix: What to do if that is not wanted; "" if there is nothing to do.
@@ -48,7 +48,9 @@ def of_sites(found: Iterable[AuditedSite]) -> Iterator[Finding]:
         if site.pinned:
             what = f"computes in {audited.formats}, whatever the policy"
             yield Finding("pinned", site.path, what, "pins='override', or leave dtype= out")
-        if len({str(dtype) for dtype in audited.claimed}) == 1 and _is_mixed(audited):
+        is_stored = roles.lhs.stored or roles.rhs.stored
+        is_one = len({str(dtype) for dtype in audited.claimed}) == 1
+        if is_one and not is_stored and _is_mixed(audited):
             what = f"{audited.formats} have no product in common: it runs as {audited.product}"
             one = roles.lhs.format
             rule = f", as in '{site.path}: c={one},k={one}'" if site.path else ""
@@ -84,6 +86,10 @@ def of_steps(steps: Iterable[Counted], policies: PolicyRules) -> Iterator[Findin
             case Cond() if equations.contains(step.eqn, MATRIX_OPS):
                 what = "one of its branches runs; the costliest is counted"
                 yield Finding("uncounted", f"{name} at {where}", what, "")
+            case Open(paths):
+                what = f"{', '.join(path or BARE for path in paths)} is dequantized for it"
+                fix = "keep this parameter in float, or leave it to matrix ops"
+                yield Finding("dequantized", f"{name} at {where}", what, fix)
             case Run(work) if work.bits < FLOAT32.bits:
                 yield from _of_low(step.eqn, work, policies, where)
             case Cast(out):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from precis.formats import CATALOGUE, FLOAT32, FloatFormat
+from precis.quant import Stored
 
 
 class Kind(Enum):
@@ -50,6 +51,7 @@ class Value:
         absorbs: Islands: an accumulator, which draws every operand into the island.
         stored: The format in which a parameter or state keeps what derives from it.
         fresh: Straight from a matrix op, up to layout and arithmetic with neutral values.
+        stored_as: Of a weight in few bits, codes and scales, with shapes in place of arrays.
     """
 
     kind: Kind
@@ -61,6 +63,7 @@ class Value:
     absorbs: bool = False
     stored: FloatFormat | None = None
     fresh: bool = False
+    stored_as: Stored | None = None
 
     @property
     def is_parameter(self) -> bool:
@@ -97,6 +100,8 @@ def carried(before: Value, after: Value) -> Value:
     """The value of a loop carry that starts as `before` and is updated to `after`."""
     both = join([before, after])
     if before.kind is Kind.ISLAND and before.absorbs:
+        return before
+    if before.stored_as is not None and before.stored_as == after.stored_as:
         return before
     if Kind.ISLAND in (before.kind, after.kind) and Kind.POLICY not in (before.kind, after.kind):
         return replace(both, kind=Kind.ISLAND, sources=frozenset())

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from precis.formats import FLOAT32, FloatFormat, wide_dtype
-from precis.ops import Operand, Roles
+from precis.formats import FLOAT32, FloatFormat, parse, wide_dtype
+from precis.ops import Operand, Roles, multiplied_as
 from precis.policy import Policy
+from precis.quant import as_kernel
 from precis.walk import equations
 from precis.walk.flops import matrix_flops
 from precis.walk.islands import Rules, pin_of
 from precis.walk.kinds import Kind, Value, format_of, join
 from precis.walk.program import Action, Multiply, Site
+
+# Inputs whose scale is known beforehand, one for all of them.
+_CALIBRATED = parse("int8@tensor")
 
 
 def plan_matrix(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Value]]:
@@ -40,6 +44,10 @@ def plan_matrix(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, li
     pin = pin_of(rules, eqn)
     pin = None if pin in (None, policy.compute) and pin in (None, policy.kernel) else pin
     roles = _pinned_roles(eqn, kernels, declared) if pin else _roles(kernels, policy)
+    stored = [i for i, value in enumerate(values) if value.stored_as is not None]
+    if stored:
+        roles = _stored_roles(eqn, values, stored[0], roles, policy)
+        pin = None
     site = site._replace(pinned=str(pin) if pin else None)
     paths = joined.paths if not any(kernels) else (site.path,)
     out = Value(Kind.POLICY, roles.out, paths=paths[:1], data=True, fresh=pin is None)
@@ -103,6 +111,22 @@ def _pinned_roles(eqn: Any, kernels: list[bool], declared: FloatFormat) -> Roles
     lhs, rhs = (operand(a, k) for a, k in zip(eqn.invars[:2], kernels, strict=True))
     wide = format_of(wide_dtype(eqn.outvars[0].aval.dtype)) or FLOAT32
     return Roles(lhs, rhs, wide, declared, declared)
+
+
+def _stored_roles(eqn: Any, values: list[Value], side: int, roles: Roles, policy: Policy) -> Roles:
+    """With a weight in few bits: its own format, and c, or what the program pins, for the other."""
+    weight = values[side].stored_as
+    assert weight is not None
+    kernel = as_kernel(weight)
+    other = roles.rhs if side == 0 else roles.lhs
+    if kernel.input_amax is not None:
+        other = other._replace(format=_CALIBRATED)
+    elif not isinstance(policy.compute, FloatFormat):
+        other = other._replace(format=policy.compute)
+    fmt = multiplied_as(eqn.primitive.name, eqn.params, weight, side, other.format)
+    own = Operand(fmt, FLOAT32, is_weight=True, stored=kernel.weight.format)
+    lhs, rhs = (own, other) if side == 0 else (other, own)
+    return roles._replace(lhs=lhs, rhs=rhs)
 
 
 def _paths(values: list[Value], kernels: list[bool]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from precis.walk.kinds import Kind, Value, format_of
 from precis.walk.loops import plan_scan, plan_while
 from precis.walk.program import Program, Remat, ShardMap
 from precis.walk.rules import decide
+from precis.walk.stored import plan_follow, ready
 
 
 def plan(
@@ -93,8 +94,14 @@ def _constant(draft: Draft, array: Any, aval: Any, *, data: bool = False) -> int
 
 def _equation(draft: Draft, eqn: Any, inputs: tuple[int, ...]) -> list[int]:
     """Plans one equation and returns the slots of its results."""
-    known = [draft.values[slot] for slot in inputs]
     call = equations.call_of(eqn)
+    if call is None:
+        keeps_dtype = draft.rules.pins == "override"
+        followed = plan_follow(draft, eqn, inputs, keeps_dtype=keeps_dtype)
+        if followed is not None:
+            return followed
+    inputs = ready(draft, eqn, call, inputs)
+    known = [draft.values[slot] for slot in inputs]
     if call is not None and _is_entered(eqn, call, known):
         return _CALLS[call.kind](draft, eqn, call, inputs)
     action, values = decide(draft.rules, eqn, known)

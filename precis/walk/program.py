@@ -58,6 +58,20 @@ class Cast(NamedTuple):
     out: FloatFormat
 
 
+class Follow(NamedTuple):
+    """Move the codes and scales of a weight in few bits, the first operand, as the op says."""
+
+
+class Open(NamedTuple):
+    """Dequantize a weight in few bits, for an op that cannot take it.
+
+    Attributes:
+        paths: The parameters that it is.
+    """
+
+    paths: tuple[str, ...]
+
+
 class Multiply(NamedTuple):
     """A matrix op under `roles`."""
 
@@ -142,7 +156,7 @@ class ShardMap(NamedTuple):
 
 
 Call: TypeAlias = Remat | Scan | Cond | While | CustomJvp | ShardMap
-Action: TypeAlias = Run | Rearrange | Cast | Multiply | Opaque | Call
+Action: TypeAlias = Run | Rearrange | Cast | Follow | Open | Multiply | Opaque | Call
 
 
 def bodies(action: Action) -> tuple[Program, ...]:

@@ -1,0 +1,235 @@
+"""Matrix ops on a weight that is stored in few bits, as codes and scales.
+
+Where every product that is summed has the same scale, the codes are multiplied as they are, and
+the scales applied to the sums, once, in float32:
+
+| weight | other operand | product |
+|---|---|---|
+| int8, int4, … | int8 | int8×int8→int32 |
+| int8, int4, … | bf16, f16 | codes in its dtype, which holds them; on CPU two int8 digits |
+| int8, int4, … | f32 | codes in float32 |
+| fp8, fp4, … | any | codes in the narrowest dtype that holds them |
+
+A weight in blocks, of a codebook or with a zero point is dequantized for the product, and let go
+after it. Either way the backward pass keeps the weight as it is stored, and nothing else. It has
+no gradient; the other operand's goes straight through all rounding: (g · scales) @ codesᵀ.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.extend import core as jex_core
+
+from precis.formats import FLOAT32, FloatFormat, Format, IntFormat, cast_to
+from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_of
+from precis.ops.cpu import HAS_FAST_PRODUCTS
+from precis.ops.digits import in_digits
+from precis.ops.epilogue import scaled_result
+from precis.ops.inputs import against, coded_by, columns_apart
+from precis.ops.noise import GRAD, key_of
+from precis.ops.operand import Coded, carrier_of, is_scaled, summed_axes
+from precis.ops.product import MatrixOp, product
+from precis.ops.roles import Roles
+from precis.quant import QTensor, Stored, as_kernel, open_stored, recast
+
+_F32 = np.dtype(np.float32)
+
+
+def multiplied_as(
+    primitive: str, params: dict[str, Any], weight: Stored, side: int, other: Format
+) -> Format:
+    """The format in which `weight`, or one of its shape, takes part in a matrix op.
+
+    Args:
+        primitive: The op's name.
+        params: Its parameters.
+        weight: The weight; arrays may be shapes alone.
+        side: Which operand it is.
+        other: The format of the other operand.
+    """
+    q = as_kernel(weight).weight
+    if _is_coded(primitive, params, q, side):
+        return q.format
+    return other if isinstance(other, FloatFormat) else FLOAT32
+
+
+def stored_op(
+    op: MatrixOp,
+    x: Array,
+    weight: Stored,
+    side: int,
+    *,
+    roles: Roles,
+    noise: Array | None = None,
+    forward_mode: bool = False,
+) -> Array:
+    """`matrix_op` of a float array and a weight in few bits, which is operand `side`."""
+    own, other = (roles.lhs, roles.rhs) if side == 0 else (roles.rhs, roles.lhs)
+    kernel = as_kernel(weight)
+    if kernel.outliers and (not op.is_dot or op.params["dimension_numbers"][1][0]):
+        raise ValueError(
+            f"outlier columns go with a dot without batch axes, not with {op.primitive.name} of a "
+            f"weight {list(weight.shape)}: leave outliers out there"
+        )
+    key = _Key(
+        primitive=op.primitive,
+        params=tuple(sorted(op.params.items())),
+        side=side,
+        formats=(own.format, other.format),
+        roles=roles,
+        like=jax.ShapeDtypeStruct(x.shape, x.dtype),
+    )
+    run = _linear_once if forward_mode else _product_once
+    return run(x, weight, op.group_sizes, noise, key)
+
+
+class _Key(NamedTuple):
+    """What a product is but for its arrays: those of equal layers are traced once."""
+
+    primitive: jex_core.Primitive
+    params: tuple[tuple[str, Any], ...]
+    side: int
+    formats: tuple[Format, Format]
+    roles: Roles
+    like: jax.ShapeDtypeStruct
+
+    def op(self, sizes: Array | None) -> MatrixOp:
+        return MatrixOp(self.primitive, dict(self.params), sizes)
+
+    def handed_over(self, out: Array) -> Array:
+        return cast_to(cast_to(out, self.roles.accum), self.roles.out)
+
+    def ordered(self, weight: Any, other: Any) -> tuple[Any, Any]:
+        return (weight, other) if self.side == 0 else (other, weight)
+
+
+def _forward(
+    x: Array, weight: Stored, sizes: Array | None, noise: Array | None, key: _Key
+) -> tuple[Array, tuple[Any, ...]]:
+    op, kernel, side = key.op(sizes), as_kernel(weight), 1 - key.side
+    fmt = key.formats[1]
+    wide = x
+    if kernel.smoothing is not None:
+        wide = x.astype(_F32) / against(op, kernel.smoothing, x.ndim, key.side)
+    own = _operand(op, kernel.weight, key)
+    apart = None
+    if kernel.outliers:
+        known = own if isinstance(own, Coded) else Coded(own, jnp.ones((), _F32))
+        limits = {"count": kernel.outliers, "threshold": kernel.threshold}
+        wide, apart = columns_apart(op, wide.astype(_F32), known, side, **limits)
+    if kernel.input_amax is not None:
+        brought = coded_by(op, wide.astype(_F32), kernel.input_amax, side)
+    else:
+        brought = bring_coded_for(op, wide, fmt, side, key_of(noise, fmt, x, side))
+    out = _multiplied(op, brought, own, key)
+    if apart is not None:
+        apart = _scaled(op, apart, own, key)
+    out = out if apart is None else out + apart
+    return key.handed_over(out), (weight, sizes, noise)
+
+
+def _multiplied(op: MatrixOp, x: Array | Coded, weight: Array | Coded, key: _Key) -> Array:
+    """float32: the product of both, scales applied."""
+    if not isinstance(weight, Coded) or isinstance(x, Coded):
+        return product(op, *key.ordered(weight, x))
+
+    def in_floats(x: Array, codes: Array) -> Array:
+        # Codes of 8 bits are exact in every float dtype of 16.
+        fits = codes.dtype == np.int8
+        return product(op, *key.ordered(codes.astype(x.dtype) if fits else codes, x))
+
+    def on_cpu(x: Array, codes: Array) -> Array:
+        if HAS_FAST_PRODUCTS and op.is_dot and x.dtype.itemsize == 2 and codes.dtype == np.int8:
+            return in_digits(op, x, codes, 1 - key.side)
+        return in_floats(x, codes)
+
+    out = lax.platform_dependent(x, weight.codes, cpu=on_cpu, default=in_floats)
+    return _scaled(op, out, weight, key)
+
+
+def _scaled(op: MatrixOp, out: Array, weight: Array | Coded, key: _Key) -> Array:
+    if not isinstance(weight, Coded):
+        return out
+    return scaled_result(op.primitive.name, op.params, out, weight.scales, key.side)
+
+
+def _backward(
+    key: _Key, saved: tuple[Any, ...], cotangent: Array
+) -> tuple[Array, None, None, None]:
+    weight, sizes, noise = saved
+    op, kernel, roles = key.op(sizes), as_kernel(weight), key.roles
+    own = _operand(op, kernel.weight, key)
+    g = _scaled(op, cotangent.astype(_F32), own, key)
+    codes = own.codes if isinstance(own, Coded) else own
+    if is_scaled(roles.grad):
+        tagged = Tagged(g, roles.grad, key_of(noise, roles.grad, g, GRAD))
+    else:
+        tagged = Tagged(bring_for(op, g, roles.grad, 0, key_of(noise, roles.grad, g, GRAD)), None)
+    like: Any = jax.ShapeDtypeStruct(key.like.shape, _F32)
+    pair = key.ordered(Tagged(codes, None), Tagged(like, None))
+    dx = cotangent_of(op, 1 - key.side, pair, tagged)
+    if kernel.smoothing is not None:
+        dx = dx / against(op, kernel.smoothing, dx.ndim, key.side)
+    grad = (roles.rhs if key.side == 0 else roles.lhs).grad
+    return cast_to(cast_to(dx, roles.accum), grad).astype(key.like.dtype), None, None, None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _product(
+    x: Array, weight: Stored, sizes: Array | None, noise: Array | None, key: _Key
+) -> Array:
+    return _forward(x, weight, sizes, noise, key)[0]
+
+
+_product.defvjp(_forward, functools.partial(jax.jit, static_argnums=0, inline=True)(_backward))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _linear(x: Array, weight: Stored, sizes: Array | None, noise: Array | None, key: _Key) -> Array:
+    """Likewise, with a tangent for `jax.jvp`: straight through all rounding as well."""
+    return _forward(x, weight, sizes, noise, key)[0]
+
+
+@_linear.defjvp
+def _tangent(key: _Key, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    _, weight, sizes, _ = primals
+    wide = open_stored(recast(weight, _F32))
+    moved = product(key.op(sizes), *key.ordered(wide, tangents[0].astype(_F32)))
+    out = _linear(*primals, key)
+    return out, moved.astype(out.dtype)
+
+
+_once = functools.partial(jax.jit, static_argnums=4, inline=True)
+_product_once, _linear_once = _once(_product), _once(_linear)
+
+
+def _operand(op: MatrixOp, q: QTensor, key: _Key) -> Array | Coded:
+    """The weight's codes and scales, or all of it in the format that it is multiplied in."""
+    if _is_coded(op.primitive.name, op.params, q, key.side):
+        return _coded(q)
+    wide = open_stored(recast(q, _F32))
+    return bring_for(op, wide, key.formats[0], key.side)
+
+
+def _is_coded(primitive: str, params: dict[str, Any], q: QTensor, side: int) -> bool:
+    """Whether products that are summed share a scale, and codes are integers or floats."""
+    grid = q.format.grid
+    has_codes = grid.signed if isinstance(grid, IntFormat) else isinstance(grid, FloatFormat)
+    if primitive == "ragged_dot_general" or q.zero_point is not None or q.format.block:
+        return False
+    axes = summed_axes(primitive, params, q.ndim, side).all
+    return has_codes and grid.bits <= 8 and all(q.scale.shape[axis] == 1 for axis in axes)
+
+
+def _coded(q: QTensor) -> Coded:
+    scales = q.scales if q.tensor_scale is None else q.scales * q.tensor_scale
+    grid = q.format.grid
+    if isinstance(grid, IntFormat):
+        return Coded(q.codes.astype(np.int8), scales * np.float32(grid.unit))
+    return Coded(q.elements.astype(carrier_of(grid)), scales)

@@ -1,0 +1,170 @@
+"""The weights of a model in the modes that rules give them, and which stay in float, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from precis.formats import ScaledFormat
+from precis.policy import PolicyRules, policy_rules
+from precis.ptq.modes import ModeRule, mode_at
+from precis.quant import KEPT, Calibration, Kernel, QTensor, QuantRule, quantize, quantize_array
+from precis.quant import is_stored as _is_stored
+from precis.tree import has_collections, is_float, param_path
+from precis.types import PyTree, matches
+
+# What a float model computes in, and its gradients: all but the ops that rules name.
+_FLOAT = "p=f32,c=f32,g=f32,x=f32,s=f32,o=f32"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What became of a model's parameters.
+
+    Attributes:
+        qparams: The tree of parameters, `QTensor`s and `Kernel`s in place of weights.
+        modes: The mode of each weight in few bits, by path.
+        kept: Why each other parameter of two axes or more is still in float, by path.
+        policy: What each matrix op brings its inputs to.
+    """
+
+    qparams: PyTree
+    modes: dict[str, str]
+    kept: dict[str, str]
+    policy: PolicyRules
+
+
+def quantized_weights(
+    params: PyTree,
+    rules: Sequence[ModeRule],
+    *,
+    calibrate: Calibration | str,
+    keep: Sequence[str] = KEPT,
+    input_amax: Mapping[str, Any],
+    outliers: int,
+) -> Weights:
+    """`params` in the modes that `rules` say.
+
+    Args:
+        params: The parameters.
+        rules: Modes by path.
+        calibrate: What groups are scaled by.
+        keep: Patterns of what stays in float unless a rule names it.
+        input_amax: The largest magnitude of what each weight is multiplied with, by path: a
+            number, or one for each of the layers that are stacked along the first axis.
+        outliers: How many columns of inputs are multiplied in float where a mode says so.
+
+    Raises:
+        ValueError: As `precis.quantize`; a static mode without `input_amax`.
+    """
+    found = _parameters(params)
+    quant = [QuantRule(rule.pattern, rule.mode.weight, rule.axis) for rule in rules]
+    kept: dict[str, str] = {}
+    for path, leaf in found.items():
+        rule = mode_at(rules, path)
+        if rule is None or rule.mode.weight is None or leaf.ndim < 2:
+            continue
+        axis = rule.axis or _summed(path, leaf.ndim, rule.mode.weight, found)
+        if _is_left(rule, path, keep):
+            continue
+        reason = _unfit(leaf, rule.mode.weight, axis)
+        if reason:
+            kept[path] = reason
+            quant.append(QuantRule(path, None))
+        elif axis != rule.axis:
+            quant.append(QuantRule(path, rule.mode.weight, axis))
+    qparams = quantize(params, quant, calibrate=calibrate, keep=keep)
+    done = {path: leaf for path, leaf in _parameters(qparams).items() if isinstance(leaf, QTensor)}
+    modes = {path: rule.mode for path in done if (rule := mode_at(rules, path))}
+    for path, leaf in found.items():
+        if path not in done and leaf.ndim >= 2 and path not in kept:
+            rule = mode_at(rules, path)
+            is_ruled = rule is None or rule.mode.weight is None
+            kept[path] = "the rules say so" if is_ruled else "norms, biases and embeddings are kept"
+    static = [path for path, mode in modes.items() if mode.is_static and path not in input_amax]
+    if static:
+        raise ValueError(
+            f"w8a8_static wants the largest magnitude of the inputs of {', '.join(static)}: "
+            "input_amax={path: number}"
+        )
+
+    def finish(key_path: tuple[Any, ...], leaf: Any) -> Any:
+        path = param_path(key_path, in_collections=has_collections(params))
+        mode = modes.get(path)
+        if not isinstance(leaf, QTensor) or mode is None:
+            return leaf
+        if not (mode.is_static or mode.has_outliers):
+            return leaf
+        largest = _shaped(input_amax[path], leaf.ndim) if mode.is_static else None
+        return Kernel(leaf, largest, outliers=outliers if mode.has_outliers else 0)
+
+    qparams = jax.tree_util.tree_map_with_path(finish, qparams, is_leaf=_is_stored)
+    given = [
+        (path, "c=int8" if mode.inputs == "int8" else f"c={_compute(done[path].dtype)}")
+        for path, mode in modes.items()
+    ]
+    names = {path: mode.name for path, mode in modes.items()}
+    return Weights(qparams, names, kept, policy_rules(_FLOAT, given))
+
+
+def _parameters(params: PyTree) -> dict[str, Any]:
+    """Float parameters by path; of linen's variables, the collection `params` alone."""
+    in_collections = has_collections(params)
+    found: dict[str, Any] = {}
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_stored)
+    for key_path, leaf in leaves:
+        if in_collections and key_path[0].key != "params":
+            continue
+        if _is_stored(leaf) or is_float(leaf):
+            found[param_path(key_path, in_collections=in_collections)] = leaf
+    return found
+
+
+def _summed(path: str, ndim: int, fmt: ScaledFormat, found: Mapping[str, Any]) -> Any:
+    """Axes that a layer of flax sums over where they are not the one before the last.
+
+    Attention projects [inputs, heads, width] and back from [heads, width, outputs], in both
+    libraries; with layers stacked in front, too.
+    """
+    if ndim < 3:
+        return None
+    module, _, _ = path.rpartition("/")
+    above, _, name = module.rpartition("/")
+    is_attention = all(f"{above}/{own}/kernel".lstrip("/") in found for own in ("query", "key"))
+    if not is_attention:
+        return None
+    if name in ("query", "key", "value"):
+        return (-3,)
+    return (-3, -2) if name == "out" and not fmt.block else None
+
+
+def _is_left(rule: ModeRule, path: str, keep: Sequence[str]) -> bool:
+    is_named = QuantRule(rule.pattern, rule.mode.weight).names(path)
+    return any(matches(pattern, path) for pattern in keep) and not is_named
+
+
+def _unfit(leaf: Any, fmt: ScaledFormat, axis: Any) -> str:
+    """Why a parameter cannot be quantized; "" if it can."""
+    if _is_stored(leaf):
+        return ""
+    try:
+        shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        jax.eval_shape(lambda x: quantize_array(x, fmt, axis=axis), shape)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _shaped(largest: Any, ndim: int) -> Any:
+    """One number for each matrix, with all axes of the weight."""
+    array = jnp.asarray(largest, np.float32)
+    return array.reshape(*array.shape, *[1] * (ndim - array.ndim))
+
+
+def _compute(dtype: np.dtype) -> str:
+    return "f16" if dtype == np.float16 else "bf16"
