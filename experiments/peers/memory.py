@@ -23,7 +23,7 @@ from precis.train.optimizer import make_optimizer
 from precis.train.tasks.text import text
 from precis.tree import nbytes
 
-BASE = {"optimizer": "adamw", "weight_decay": 0.1}
+BASE: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
 F32 = "p=f32,c=f32,o=f32"
 BF16_PARAMS = "p=bf16,c=bf16,o=f32"
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -52,7 +52,7 @@ def task(remat: bool) -> Any:
     return text(dim=512, layers=8, heads=8, context=256, batch_size=16, remat=remat)
 
 
-def measured(policy: str, changes: dict[str, Any]) -> tuple[float, float, float, float]:
+def measured(policy: str, changes: dict[str, Any]) -> tuple[float, ...]:
     """MiB of parameters, of the optimizer's state, of temporaries, and of all."""
     recipe = precis.Recipe(**BASE, **changes)
     problem = task(bool(recipe.remat))
@@ -70,7 +70,7 @@ def measured(policy: str, changes: dict[str, Any]) -> tuple[float, float, float,
     state = jax.eval_shape(lambda key: step.init(*problem.init(key)), key)
     options = {"xla_allow_excess_precision": False}
     program = jax.jit(step.update, donate_argnums=0, compiler_options=options)
-    found = program.lower(state, problem.batch(0, 0), key).compile().memory_analysis()
+    found: Any = program.lower(state, problem.batch(0, 0), key).compile().memory_analysis()
     total = (
         found.argument_size_in_bytes
         + found.output_size_in_bytes

@@ -119,7 +119,7 @@ def memory() -> None:
     for name, way in ways().items():
         state = nbytes(jax.eval_shape(way.optimizer.init, shapes))
         full = full or state
-        found = compiled(way, LARGE).memory_analysis()
+        found: Any = compiled(way, LARGE).memory_analysis()
         total = (
             found.argument_size_in_bytes
             + found.output_size_in_bytes
