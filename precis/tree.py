@@ -58,15 +58,18 @@ def map_floats(fn: Callable[[Any], Any], tree: PyTree) -> PyTree:
 
 
 def map_params(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
-    """`tree` with `fn` applied to the path and the value of each float leaf."""
+    """`tree` with `fn` applied to the path and the value of each float leaf.
+
+    A node with static facts, such as a quantized array, is left whole: its arrays are codes.
+    """
     in_collections = has_collections(tree)
 
     def on_leaf(key_path: tuple[Any, ...], leaf: Any) -> Any:
-        if not is_float(leaf):
+        if _has_facts(leaf) or not is_float(leaf):
             return leaf
         return fn(param_path(key_path, in_collections=in_collections), leaf)
 
-    return jax.tree_util.tree_map_with_path(on_leaf, tree)
+    return jax.tree_util.tree_map_with_path(on_leaf, tree, is_leaf=_has_facts)
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
@@ -98,12 +101,12 @@ def static_facts(tree: PyTree) -> dict[str, dict[str, Any]]:
     A checkpoint keeps arrays alone and takes the rest from the tree that it is restored into; so
     this is to be kept with it, and compared.
     """
+    nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_has_facts)
+    return {path_str(path): node.static_facts for path, node in nodes if _has_facts(node)}
 
-    def knows(node: Any) -> bool:
-        return hasattr(type(node), "static_facts")
 
-    nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=knows)
-    return {path_str(path): node.static_facts for path, node in nodes if knows(node)}
+def _has_facts(node: Any) -> bool:
+    return hasattr(type(node), "static_facts")
 
 
 def check_static_facts(saved: Mapping[str, Any], tree: PyTree) -> None:

@@ -11,6 +11,7 @@ from flax import nnx
 
 import precis
 from precis.adapters import bind
+from precis.policy import cast_to_param
 from precis.quant import QTensor, dequantize, quantize, quantize_array, quantize_stream
 from precis.tree import nbytes
 
@@ -138,3 +139,14 @@ def test_a_large_leaf_is_quantized_without_a_copy():
         analysis = compiled.memory_analysis()
         # Of the float leaf, where a copy of it would be all of it; nf4 was three copies.
         assert analysis.temp_size_in_bytes <= shape.size * 4 * limit
+
+
+@pytest.mark.parametrize("fmt", ["int8", "e4m3fn@channel", "mxfp8_e4m3", "nvfp4"])
+def test_a_policys_casts_leave_codes_alone(fmt):
+    tree = {"a": jnp.ones((64, 8)), "b": jnp.ones((64, 8))}
+    mixed = quantize(tree, [("a", fmt)])
+    cast = cast_to_param("p=bf16", mixed)
+    assert cast["b"].dtype == jnp.bfloat16
+    for left, right in zip(jax.tree.leaves(cast["a"]), jax.tree.leaves(mixed["a"]), strict=True):
+        assert left.dtype == right.dtype
+        np.testing.assert_array_equal(left, right)
