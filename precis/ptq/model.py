@@ -81,7 +81,7 @@ def quantize_model(
     >>> weights = {"kernel": jnp.float32([[1.0, -2.0], [0.5, 4.0]])}
     >>> fn, qparams = quantize_model(lambda p, x: x @ p["kernel"], weights, "w8")
     >>> fn(qparams, jnp.ones((1, 2))), fn.modes
-    (Array([[1.503937, 2.      ]], dtype=float32), {'kernel': 'w8'})
+    (Array([[1.503937, 1.984252]], dtype=float32), {'kernel': 'w8'})
 
     Args:
         model: A linen module: `fn` is like `model.apply`, `fn(variables, *args, mutable=…)`; or,
