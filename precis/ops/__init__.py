@@ -1,7 +1,7 @@
 """Matrix ops with a format for every role."""
 
 from precis.ops.matrix import matrix_op
-from precis.ops.operand import carrier_of
+from precis.ops.operand import carrier_of, summed_axes
 from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, backward_dtypes, product_dtypes
 from precis.ops.roles import Operand, Roles
 from precis.ops.stored import multiplied_as
@@ -17,4 +17,5 @@ __all__ = [
     "matrix_op",
     "multiplied_as",
     "product_dtypes",
+    "summed_axes",
 ]

@@ -18,8 +18,8 @@ from precis.quant import is_stored as _is_stored
 from precis.tree import has_collections, is_float, param_path
 from precis.types import PyTree, matches
 
-# What a float model computes in, and its gradients: all but the ops that rules name.
-_FLOAT = "p=f32,c=f32,g=f32,x=f32,s=f32,o=f32"
+FLOAT = "p=f32,c=f32,g=f32,x=f32,s=f32,o=f32"
+"""What a float model computes in, and its gradients: all but the ops that rules name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def quantized_weights(
     Raises:
         ValueError: As `precis.quantize`; a static mode without `input_amax`.
     """
-    found = _parameters(params)
+    found = float_parameters(params)
     quant = [QuantRule(rule.pattern, rule.mode.weight, rule.axis) for rule in rules]
     kept: dict[str, str] = {}
     for path, leaf in found.items():
@@ -79,7 +79,7 @@ def quantized_weights(
         elif axis != rule.axis:
             quant.append(QuantRule(path, rule.mode.weight, axis))
     qparams = quantize(params, quant, calibrate=calibrate, keep=keep)
-    done = {path: leaf for path, leaf in _parameters(qparams).items() if isinstance(leaf, QTensor)}
+    done = {path: leaf for path, leaf in float_parameters(qparams).items() if isinstance(leaf, QTensor)}
     modes = {path: rule.mode for path in done if (rule := mode_at(rules, path))}
     for path, leaf in found.items():
         if path not in done and leaf.ndim >= 2 and path not in kept:
@@ -109,10 +109,10 @@ def quantized_weights(
         for path, mode in modes.items()
     ]
     names = {path: mode.name for path, mode in modes.items()}
-    return Weights(qparams, names, kept, policy_rules(_FLOAT, given))
+    return Weights(qparams, names, kept, policy_rules(FLOAT, given))
 
 
-def _parameters(params: PyTree) -> dict[str, Any]:
+def float_parameters(params: PyTree) -> dict[str, Any]:
     """Float parameters by path; of linen's variables, the collection `params` alone."""
     in_collections = has_collections(params)
     found: dict[str, Any] = {}

@@ -6,16 +6,21 @@ from precis.walk.autocast import autocast
 from precis.walk.collectives import Collective, collectives_in
 from precis.walk.compiled import Ran
 from precis.walk.findings import Finding
-from precis.walk.program import Site
+from precis.walk.observe import Layout, Reading, observed
+from precis.walk.program import Site, Step
 
 __all__ = [
     "Audit",
     "AuditedSite",
     "Collective",
     "Finding",
+    "Layout",
     "Ran",
+    "Reading",
     "Site",
+    "Step",
     "audit",
     "autocast",
     "collectives_in",
+    "observed",
 ]
