@@ -149,7 +149,7 @@ def test_an_ulp_is_one_step_of_the_dtype(dtype):
 def test_an_arm_with_rules_and_one_whose_rule_matches_nothing(tmp_path, line):
     arms = ("f32", "f32; w: c=bf16", "f32; q/**: c=bf16")
     outcome, trials, said = run(tmp_path / "s", line.parent, arms=arms, seeds=(0,), steps=5)
-    plain, ruled, broken = (trials[arm] for arm in arms)
+    plain, ruled, broken = (trials[arm, 0] for arm in arms)
     assert (outcome.done, outcome.failed) == (2, (broken.name,))
     assert "rule 'q/**' matches nothing: there are b, w" in read(broken, "status.json")["error"]
     record, text = read(ruled, "policy.json"), "p=f32,c=f32,o=f32; w: c=bf16"
