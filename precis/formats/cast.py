@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from precis.formats.parse import Format, parse_float
 from precis.formats.round import round_to
@@ -23,10 +23,10 @@ def wide_dtype(*dtypes: np.dtype) -> np.dtype:
 def cast_to(x: Array, fmt: Format | str, *, key: Array | None = None) -> Array:
     """`x` in `fmt`: in its dtype, or on its float32 carrier if it has none.
 
-    Narrowing goes through `round_to`, so that the compiler cannot keep more bits than the
-    format has (XLA may drop a bare pair of converts). Special values as in `round_to`, but for
-    NaN, which stays NaN on the carrier even of a format that has none: an emulation must not
-    hide that a computation went wrong. The cotangent comes back cast to the dtype of `x`.
+    Narrowing rounds first, so that the compiler cannot keep more bits than the format has (XLA
+    may drop a bare pair of converts). Special values as in `round_to`, but for NaN, which stays
+    NaN on the carrier even of a format that has none: an emulation must not hide that a
+    computation went wrong. The cotangent comes back cast to the dtype of `x`.
 
     >>> import jax.numpy as jnp
     >>> cast_to(jnp.float32(0.1), "bf16").dtype
@@ -49,6 +49,10 @@ def cast_to(x: Array, fmt: Format | str, *, key: Array | None = None) -> Array:
     wide = x.astype(wide_dtype(x.dtype))
     if fmt.dtype is not None and wide_dtype(wide.dtype, fmt.dtype) == fmt.dtype:
         return wide.astype(fmt.dtype)
+    if fmt.dtype == jnp.bfloat16 and wide.dtype == np.float32 and key is None:
+        # One op, and exact: bfloat16 has float32's exponents. Of float16's subnormals it makes 0.
+        kept = lax.reduce_precision(wide, fmt.exponent_bits, fmt.mantissa_bits)
+        return kept.astype(fmt.dtype)
     rounding = None if key is None else "stochastic"
     rounded = round_to(wide, fmt, rounding=rounding, key=key, carrier=fmt.carrier)
     if fmt.has_nan:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from precis.formats import FLOAT32, FloatFormat, Format
+from precis.formats import FloatFormat, Format
 from precis.ops import MatrixOp, matrix_op
 from precis.quant import Stored, open_stored, recast
 from precis.walk import equations, noise
+from precis.walk.elementwise import run, run_region, spread
 from precis.walk.emit_calls import emit_call
 from precis.walk.environment import Environment
 from precis.walk.hlo import mark_of
 from precis.walk.kinds import Kind, Value
-from precis.walk.move import is_wide, move, rounded, widen
+from precis.walk.move import is_wide, move, rounded
 from precis.walk.program import (
     Call,
     Cast,
@@ -35,6 +37,7 @@ from precis.walk.program import (
     Step,
     While,
 )
+from precis.walk.regions import gather, regions_of
 from precis.walk.stored import follow
 
 
@@ -55,7 +58,14 @@ def emit(
     """
     env = Environment(program, fork=not forward_mode)
     env.write(program.inputs, arguments)
-    for step in program.steps:
+    regions: dict[int, tuple[int, ...]] = {} if forward_mode else regions_of(program)
+    inside = frozenset(chain.from_iterable(regions.values()))
+    for index, step in enumerate(program.steps):
+        if index in regions:
+            members = [program.steps[i] for i in regions[index]]
+            env.write(step.outputs, [run_region(*gather(program, members, env))])
+        if index in inside:
+            continue
         # Of a value that one call takes twice, differentiation adds the first cotangent first.
         is_call = isinstance(step.action, Call)
         order = step.inputs[::-1] if is_call else step.inputs
@@ -90,10 +100,10 @@ def _perform(
         case Run(work):
             if eqn.primitive.name in equations.ELEMENTWISE and not is_wide(work):
                 arrays = [
-                    _spread(array, value, eqn.outvars[0].aval.shape, forward_mode)
+                    spread(array, value, eqn.outvars[0].aval.shape, forward_mode)
                     for array, value in zip(arrays, known, strict=True)
                 ]
-            return _run(eqn, brought([work] * len(arrays)), work, forward_mode)
+            return run(eqn, brought([work] * len(arrays)), work, forward_mode)
         case Rearrange(out):
             if out is None:
                 return equations.rebind(eqn, arrays)
@@ -133,30 +143,7 @@ def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array
     return jnp.asarray(move(array, value, fmt, forward_mode=forward_mode) if free else array)
 
 
-def _run(eqn: Any, arrays: list[Any], work: FloatFormat, forward_mode: bool) -> list[Any]:
-    """One op in `work`: in float32 and rounded once, unless its own dtype does just that.
-
-    XLA would run most ops on a 16-bit dtype as several, each with a rounding of its own, and
-    on CPU it contracts a float16 multiplication and addition to one with no rounding between.
-    """
-    if is_wide(work) or (work.is_native and equations.never_rounds(eqn)):
-        return equations.rebind(eqn, arrays)
-    results = equations.rebind(eqn, [widen(array, work, forward_mode) for array in arrays])
-    return [rounded(result, work, forward_mode) for result in results]
-
-
-def _spread(array: Any, value: Value, shape: tuple[int, ...], forward_mode: bool) -> Any:
-    """An operand broadcast to the result's shape before it is brought to a narrow format.
-
-    Left to the op, its cotangent would be summed in that format.
-    """
-    if value.format is None or value.kind is Kind.FREE or array.shape == shape:
-        return array
-    wide = widen(jnp.asarray(array), value.format, forward_mode)
-    return move(jnp.broadcast_to(wide, shape), FLOAT32, value.format, forward_mode=forward_mode)
-
-
 def _rearrange(eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool) -> list[Any]:
     if eqn.primitive.name in equations.SUMMED_BACKWARD:
-        return _run(eqn, arrays, out, forward_mode)
+        return run(eqn, arrays, out, forward_mode)
     return equations.rebind(eqn, arrays)

@@ -43,12 +43,12 @@ class Environment:
         later = 1 if slot in self._inputs else 2
         if not self._fork or fmt is None or fmt.is_native or self._uses[slot] < later:
             return self._arrays[slot]
-        now, self._arrays[slot] = _fork(self._arrays[slot], fmt)
+        now, self._arrays[slot] = fork(self._arrays[slot], fmt)
         return now
 
 
-def _fork(x: Array, fmt: FloatFormat) -> tuple[Array, Array]:
-    """`x` twice: for this use, and for the two or more that come after it."""
+def fork(x: Array, fmt: FloatFormat) -> tuple[Array, Array]:
+    """`x`, in `fmt`, twice: for this use, and for the two or more that come after it."""
     call = jax.custom_vjp(lambda x: (x, x))
     # The second cotangent is a sum already, of the later uses.
     call.defvjp(lambda x: ((x, x), None), lambda _, g: (cast_to(g[0] + cast_to(g[1], fmt), fmt),))

@@ -72,10 +72,11 @@ def test_emulated_formats_equal_native_ones_op_by_op(native, emulated, decoder):
     # loop around them looks and by what the processor has.
     params, tokens = decoder
     loss = lambda p, t: decoder_loss(p, t, layers="unrolled")  # noqa: E731
-    results = [
-        jax.value_and_grad(autocast(loss, f"c={c},o=f32"))(params, tokens)
-        for c in (native, emulated)
-    ]
+    with jax.disable_jit():  # products and stretches of elementwise ops are compiled by themselves
+        results = [
+            jax.value_and_grad(autocast(loss, f"c={c},o=f32"))(params, tokens)
+            for c in (native, emulated)
+        ]
     assert_same(results[1], results[0])
 
 

@@ -1,0 +1,98 @@
+"""A traced function without what it need not do: dead steps, and converts that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex_core
+
+from precis.walk import equations
+
+# An equation, and what to read for its operands.
+_Step: TypeAlias = tuple[Any, tuple[Any, ...]]
+
+_NARROW = frozenset({np.dtype(jnp.bfloat16), np.dtype(np.float16)})
+
+
+class Straight(NamedTuple):
+    """Steps to run one after the other.
+
+    Attributes:
+        steps: Those that matter.
+        inputs: Variables of the arguments.
+        outputs: What to read for the results.
+        constants: Arrays of the variables that are known.
+        needed: Which arguments are read at all.
+    """
+
+    steps: tuple[_Step, ...]
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    constants: dict[Any, Any]
+    needed: frozenset[int]
+
+    def __call__(self, arguments: Sequence[Any]) -> list[Any]:
+        """The results; an argument that is not needed may be anything."""
+        env = dict(zip(self.inputs, arguments, strict=True)) | self.constants
+
+        def read(atom: Any) -> Any:
+            return atom.val if _is_literal(atom) else env[atom]
+
+        for eqn, atoms in self.steps:
+            results = equations.rebind(eqn, [read(atom) for atom in atoms])
+            env.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in self.outputs]
+
+
+def simplified(closed: Any) -> Straight:
+    """What `closed`, a closed jaxpr, computes, bit for bit.
+
+    A 16-bit value is widened at most once, and stays what it was if it is narrowed again. What is
+    narrowed and then widened was rounded, and is left alone.
+    """
+    steps: list[_Step] = []
+    instead: dict[Any, Any] = {}
+    wide: dict[Any, Any] = {}
+    narrow: dict[tuple[Any, Any], Any] = {}
+
+    def read(atom: Any) -> Any:
+        return atom if _is_literal(atom) else instead.get(atom, atom)
+
+    for eqn in closed.jaxpr.eqns:
+        atoms = tuple(map(read, eqn.invars))
+        if eqn.primitive.name == "convert_element_type" and not _is_literal(atoms[0]):
+            (source,), (out,) = atoms, eqn.outvars
+            if (source, out.aval.dtype) in narrow:
+                instead[out] = narrow[source, out.aval.dtype]
+                continue
+            if source.aval.dtype in _NARROW and out.aval.dtype == np.float32:
+                if source in wide:
+                    instead[out] = wide[source]
+                    continue
+                wide[source] = out
+                narrow[out, source.aval.dtype] = source
+        steps.append((eqn, atoms))
+    outputs = tuple(map(read, closed.jaxpr.outvars))
+    live, wanted = _live(steps, outputs)
+    inputs = tuple(closed.jaxpr.invars)
+    constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    needed = frozenset(i for i, var in enumerate(inputs) if var in wanted)
+    return Straight(live, inputs, outputs, constants, needed)
+
+
+def _live(steps: Sequence[_Step], outputs: Sequence[Any]) -> tuple[tuple[_Step, ...], set[Any]]:
+    """The steps that outputs depend on, and all that is read."""
+    wanted = {atom for atom in outputs if not _is_literal(atom)}
+    live = []
+    for eqn, atoms in reversed(steps):
+        if not wanted.isdisjoint(eqn.outvars):
+            live.append((eqn, atoms))
+            wanted.update(atom for atom in atoms if not _is_literal(atom))
+    return tuple(reversed(live)), wanted
+
+
+def _is_literal(atom: Any) -> bool:
+    return isinstance(atom, jex_core.Literal)
