@@ -84,32 +84,30 @@ def _traced(region: Region, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> _Traced
 
     out = equations.shape_of(forward.jaxpr.outvars[0].aval)
     backward = jax.make_jaxpr(pull)(out, *shapes)
-    return _Traced(simplified(forward), simplified(backward), is_float)
+    same_as = region.same_as
+    # The backward pass takes the cotangent first.
+    after_it = (0, *(i + 1 for i in same_as))
+    return _Traced(simplified(forward, same_as), simplified(backward, after_it), is_float)
 
 
 @functools.lru_cache(maxsize=1024)
 def _rule(region: Region, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Callable[..., Array]:
     traced = _traced(region, shapes)
-    same_as = region.same_as
-    # The backward pass takes the cotangent first.
-    kept = sorted({same_as[i - 1] for i in traced.backward.needed if i})
+    kept = sorted(i - 1 for i in traced.backward.needed if i)
     forward_once: Any = jax.jit(lambda *xs: traced.forward(xs)[0])
-    backward_once = jax.jit(lambda saved, ct: _pulled(traced, same_as, dict(saved), ct))
 
     def forward(*operands: Array) -> tuple[Any, dict[int, Array]]:
         return forward_once(*operands), {i: operands[i] for i in kept}
 
+    @jax.jit
+    def backward(saved: dict[int, Array], cotangent: Array) -> tuple[Array | None, ...]:
+        operands = (saved.get(i) for i in range(len(shapes)))
+        grads = iter(traced.backward((cotangent, *operands)))
+        return tuple(next(grads) if f else None for f in traced.is_float)
+
     call = jax.custom_vjp(forward_once)
-    call.defvjp(forward, backward_once)
+    call.defvjp(forward, backward)
     return jax.jit(call, inline=True)
-
-
-def _pulled(
-    traced: _Traced, same_as: tuple[int, ...], saved: dict[int, Array], cotangent: Array
-) -> tuple[Array | None, ...]:
-    operands = [saved.get(first) for first in same_as]
-    grads = iter(traced.backward((cotangent, *operands)))
-    return tuple(next(grads) if f else None for f in traced.is_float)
 
 
 def _compute(region: Region, operands: Sequence[Any]) -> Array:

@@ -47,14 +47,21 @@ class Straight(NamedTuple):
         return [read(atom) for atom in self.outputs]
 
 
-def simplified(closed: Any) -> Straight:
+def simplified(closed: Any, same_as: Sequence[int] | None = None) -> Straight:
     """What `closed`, a closed jaxpr, computes, bit for bit.
 
     A 16-bit value is widened at most once, and stays what it was if it is narrowed again. What is
     narrowed and then widened was rounded, and is left alone.
+
+    Args:
+        closed: Without effects.
+        same_as: For each argument, one that is the same array and is read in its place.
     """
+    inputs = tuple(closed.jaxpr.invars)
     steps: list[_Step] = []
     instead: dict[Any, Any] = {}
+    if same_as is not None:
+        instead = {var: inputs[i] for var, i in zip(inputs, same_as, strict=True)}
     wide: dict[Any, Any] = {}
     narrow: dict[tuple[Any, Any], Any] = {}
 
@@ -77,7 +84,6 @@ def simplified(closed: Any) -> Straight:
         steps.append((eqn, atoms))
     outputs = tuple(map(read, closed.jaxpr.outvars))
     live, wanted = _live(steps, outputs)
-    inputs = tuple(closed.jaxpr.invars)
     constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     needed = frozenset(i for i, var in enumerate(inputs) if var in wanted)
     return Straight(live, inputs, outputs, constants, needed)

@@ -1,6 +1,8 @@
 """From one storage to another, where `round_to` alone would not do."""
 
+import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -29,3 +31,26 @@ def test_subnormals_of_float64_arrive(name):
 def test_a_carrier_must_have_a_codebooks_values(name, dtype):
     with pytest.raises(ValueError, match=f"{name} has values that"):
         round_to(jnp.ones(3), name, carrier=dtype)
+
+
+def _float32_around(first, count):
+    return np.arange(first, first + count, dtype=np.uint32).view(np.float32)
+
+
+def _assert_bfloat16(x):
+    got, want = jax.jit(lambda x: cast_to(x, "bf16"))(x), x.astype(ml_dtypes.bfloat16)
+    same = np.asarray(got).view(np.uint16) == want.view(np.uint16)
+    assert (same | (np.isnan(x) & np.isnan(np.asarray(got).astype(np.float32)))).all()
+
+
+@pytest.mark.world
+def test_float32_to_bfloat16_is_the_nearest():
+    ends = [0, 0x7F7F0000, 0x7F800000 - 0x8000, 0x80000000, 0x3F800000, 0xFFFF0000]
+    for first in ends:  # zero and subnormals, the largest, infinity and NaN, -0, 1
+        _assert_bfloat16(_float32_around(first, 1 << 16))
+
+
+@pytest.mark.nightly
+def test_every_float32_to_bfloat16():
+    for first in range(0, 1 << 32, 1 << 24):
+        _assert_bfloat16(_float32_around(first, 1 << 24))

@@ -46,6 +46,13 @@ def test_what_no_result_depends_on_is_left_out_and_its_arguments_are_not_needed(
     np.testing.assert_array_equal(straight([wide(X), None])[0], 2 * wide(X))
 
 
+def test_arguments_that_are_the_same_are_read_once():
+    straight = simplified(jax.make_jaxpr(lambda x, y: wide(x) * wide(y))(X, X), (0, 0))
+    assert len(straight.steps) == 2
+    assert straight.needed == {0}
+    np.testing.assert_array_equal(straight([X, None])[0], wide(X) ** 2)
+
+
 def test_results_are_those_of_the_function():
     def fn(x, y):
         low = (wide(x) * y).astype(jnp.bfloat16)
