@@ -155,3 +155,24 @@ def test_bad_numbers_and_batches_are_refused():
     fn = in_microbatches(value_and_grad(widening, "f32", has_aux=True, state_argnums=1), 2)
     with pytest.raises(ValueError, match=r"state mean was float32\[6\] and became float32\[3\]"):
         fn(*example(), key=None, train=True)
+
+
+def test_each_part_rounds_by_a_chance_of_its_own():
+    params, state, batch = example(16)
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
+    make = lambda k: make_step(  # noqa: E731
+        lambda p, s, b, *, key, train: loss(p, s, b, key=None, train=train),
+        optax.sgd(1.0),
+        "p=f32,c=f32,g=int4(stochastic),o=f32",
+        has_state=True,
+        accumulate=k,
+    )
+    key = jax.random.key(3)
+    parts = [
+        make(1)(make(1).init(params, state), batch, jax.random.fold_in(key, i))[0].params["w"]
+        for i in range(2)
+    ]
+    both = make(2)(make(2).init(params, state), twice, key)[0].params["w"]
+    assert (parts[0] != parts[1]).any()
+    # A mean of two gradients, subtracted: two roundings of at most 2^-24 of what is there.
+    np.testing.assert_allclose(both, (parts[0] + parts[1]) / 2, rtol=1e-5, atol=1e-6)
