@@ -8,7 +8,8 @@ lost that 16 bits can hold. With s the power of two that brings a row within int
 
 exactly where x/s has at most 8 bits behind the point; the error is at most s/512, less than
 2^-14 of the row's largest magnitude. Both digits are rows of one operand, so the codes are read
-once, and a single row makes two, which is what CPUs need to be fast.
+once, and a single row makes two, which is what CPUs need to be fast. Two digits hold what 16-bit
+floats have near the largest of their row; float32 would take three.
 """
 
 from __future__ import annotations

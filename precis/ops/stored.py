@@ -6,9 +6,12 @@ the scales applied to the sums, once, in float32:
 | weight | other operand | product |
 |---|---|---|
 | int8, int4, … | int8 | int8×int8→int32 |
-| int8, int4, … | bf16, f16 | codes in its dtype, which holds them; on CPU two int8 digits |
-| int8, int4, … | f32 | codes in float32 |
+| int8, int4, … | bf16, f16, f32 | codes in its dtype, which holds them |
 | fp8, fp4, … | any | codes in the narrowest dtype that holds them |
+
+CPUs have no product of mixed dtypes, and XLA would widen the whole weight first. There, up to 128
+rows of a 16-bit operand are written in two int8 digits and multiplied as integers; more of them,
+or of f32, meet the codes widened a part at a time.
 
 A weight in blocks, of a codebook or with a zero point is dequantized for the product, and let go
 after it. Either way the backward pass keeps the weight as it is stored, and nothing else. It has
@@ -36,9 +39,12 @@ from precis.ops.noise import GRAD, key_of
 from precis.ops.operand import Coded, carrier_of, is_scaled, summed_axes
 from precis.ops.product import MatrixOp, product
 from precis.ops.roles import Roles
+from precis.ops.tiles import in_tiles, rows_of
 from precis.quant import QTensor, Stored, as_kernel, open_stored, recast
 
 _F32 = np.dtype(np.float32)
+# So many rows make up for widening the codes; fewer wait for nothing else.
+_MANY_ROWS = 128
 
 
 def multiplied_as(
@@ -145,9 +151,13 @@ def _multiplied(op: MatrixOp, x: Array | Coded, weight: Array | Coded, key: _Key
         return product(op, *key.ordered(codes.astype(x.dtype) if fits else codes, x))
 
     def on_cpu(x: Array, codes: Array) -> Array:
-        if HAS_FAST_PRODUCTS and op.is_dot and x.dtype.itemsize == 2 and codes.dtype == np.int8:
-            return in_digits(op, x, codes, 1 - key.side)
-        return in_floats(x, codes)
+        side, is_wide = 1 - key.side, x.dtype.itemsize > 2
+        if not op.is_dot or codes.dtype != np.int8:
+            return in_floats(x, codes)
+        has_many = x.dtype == jnp.bfloat16 and rows_of(op, x, side) > _MANY_ROWS
+        if is_wide or has_many or not HAS_FAST_PRODUCTS:
+            return in_tiles(op, x, codes, side)
+        return in_digits(op, x, codes, side)
 
     out = lax.platform_dependent(x, weight.codes, cpu=on_cpu, default=in_floats)
     return _scaled(op, out, weight, key)
