@@ -36,8 +36,8 @@ class Kernel:
     Attributes:
         weight: The codes and scales.
         input_amax: float32, 1 along the axes of one matrix: the largest magnitude that inputs
-            were seen to have. They are brought to int8 by it, larger ones saturate. None scales
-            each row of inputs by its own, or whatever the policy says.
+            were seen to have, once divided by `smoothing`. They are brought to int8 by it, larger
+            ones saturate. None scales each row of inputs by its own, or whatever the policy says.
         smoothing: float32, as the weight but 1 along its outputs: what columns of inputs are
             divided by, and rows of the weight were multiplied by before they were quantized
             (SmoothQuant, arXiv:2211.10438). None is 1.

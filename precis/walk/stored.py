@@ -162,7 +162,11 @@ def _dynamic_slice(x: Stored, starts: list[Any], sizes: tuple[int, ...]) -> Stor
         if size == full:
             continue
         first = jnp.clip(start, 0, full - size).astype(np.int32)
-        x = x.take(first + jnp.arange(size, dtype=np.int32), axis)
+        if size == 1:
+            shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+            x = x[(slice(None),) * axis + (first,)].reshape(shape)
+        else:
+            x = x.take(first + jnp.arange(size, dtype=np.int32), axis)
     return x
 
 
