@@ -152,6 +152,8 @@ def _unfit(leaf: Any, fmt: ScaledFormat, axis: Any) -> str:
     """Why a parameter cannot be quantized; "" if it can."""
     if _is_stored(leaf):
         return ""
+    if leaf.dtype == np.float64:  # which tracing without x64 would not see
+        return "it is float64: cast it to float32 first"
     try:
         shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         jax.eval_shape(lambda x: quantize_array(x, fmt, axis=axis), shape)
