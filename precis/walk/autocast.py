@@ -56,6 +56,12 @@ def autocast(
     bits: give each step its own. `jax.vmap` around the result draws the same bits for each row,
     unless it maps over keys; a `vmap` inside `fn` draws bits for each row.
 
+    Weights in few bits (`precis.quantize`) may stand wherever arrays do: `fn` is traced with floats
+    in their place, and their matrix ops multiply the codes as they are stored. A weight's format
+    takes the place of kernel; compute decides what the other operand is brought to (`c=int8`:
+    integers on integers, `c=bf16`: the weight alone is in few bits). Layout ops move the codes; any
+    other op dequantizes the weight for itself, and the audit says so.
+
     Args:
         fn: Any JAX function of arrays and trees of arrays. Python scalars and other objects
             among its arguments are constants.
