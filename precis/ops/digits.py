@@ -1,15 +1,16 @@
 """Floats times int8 codes as integer products: each float is written in two digits of base 256.
 
 On CPU a product of int8 is fast and one of mixed dtypes is not: XLA would widen the whole weight,
-on each call, before it multiplies. So the other operand is narrowed instead, and nothing of it
-lost that 16 bits can hold. With s the power of two that brings a row within int8, and s = 2^e:
+on each call, before it multiplies. So the other operand is narrowed instead. With s the smallest
+power of two that brings a row within 127 steps:
 
-    h = floor(x/s + 1/2)        l = round((x/s - h) · 256)        x ≈ s · (h + l/256)
+    h = floor(x/s + 1/2)        l = min(round((x/s - h) · 256), 127)        x ≈ s · (h + l/256)
 
-exactly where x/s has at most 8 bits behind the point; the error is at most s/512, less than
-2^-14 of the row's largest magnitude. Both digits are rows of one operand, so the codes are read
-once, and a single row makes two, which is what CPUs need to be fast. Two digits hold what 16-bit
-floats have near the largest of their row; float32 would take three.
+exactly where x/s has at most 8 bits behind the point; else the error is below s/256, and s is at
+most 2/127 of the row's largest magnitude: about 14 bits of it. Both digits are rows of one operand,
+so the codes are read once, and a single row makes two, which is what CPUs need to be fast. That is
+enough for 16-bit floats, of which bfloat16 has 8 significant bits and float16 11; float32 would
+take a third digit.
 """
 
 from __future__ import annotations

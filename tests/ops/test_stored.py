@@ -1,6 +1,7 @@
 """Products with weights in few bits, against NumPy's integers and float64."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +77,9 @@ def test_weights_alone(operands, fmt, compute):
     wide = dequantize(q).astype(dtype) if is_opened else dequantize(q)
     wide, low = np.asarray(wide, np.float64), np.asarray(x.astype(dtype), np.float64)
     want = low @ wide
-    # In two digits a float may be off by 2^-14 of the largest of its row; 64 of them add up.
+    # In two digits a float is off by less than s/256, where s is at most 2/127 of its row's largest.
     largest = np.abs(low).max(1, keepdims=True)
-    off = 0 if is_opened or compute == "f32" else 2.0**-14
+    off = 0 if is_opened or compute == "f32" else 2 / (127 * 256)
     bound = off * largest * np.abs(wide).sum(0) + 64 * 2.0**-23 * (np.abs(low) @ np.abs(wide))
     assert (np.abs(np.asarray(y, np.float64) - want) <= bound).all()
     (dx,) = pull(g)
@@ -199,3 +200,17 @@ def test_a_convolution(operands):
     for compute, least in (("int8", 35), ("bf16", 45), ("f32", 110)):
         run = jax.jit(functools.partial(matrix_op, op, roles=roles(op, q, compute)))
         assert sqnr_db(np.asarray(want), run(x, q)) > least
+
+
+PRODUCT = re.compile(r"dot_general .*: \(tensor<[\dx]*x(\w+)>, tensor<[\dx]*x(\w+)>\)")
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_multiply_codes_in_the_dtype_of_the_inputs(operands, platform):
+    x, w, _ = operands
+    q = quantize_array(w, "int8")
+    for compute, want in (("bf16", "bf16"), ("f16", "f16"), ("f32", "f32"), ("int8", "i8")):
+        run = jax.jit(lambda x, q, compute=compute: multiplied(x, q, compute))
+        text = run.trace(x, q).lower(lowering_platforms=(platform,)).as_text()
+        assert PRODUCT.findall(text) == [(want, want)]
