@@ -77,7 +77,7 @@ def test_weights_alone(operands, fmt, compute):
     wide = dequantize(q).astype(dtype) if is_opened else dequantize(q)
     wide, low = np.asarray(wide, np.float64), np.asarray(x.astype(dtype), np.float64)
     want = low @ wide
-    # In two digits a float is off by less than s/256, where s is at most 2/127 of its row's largest.
+    # Two digits are off by less than s/256, where s is at most 2/127 of the row's largest.
     largest = np.abs(low).max(1, keepdims=True)
     off = 0 if is_opened or compute == "f32" else 2 / (127 * 256)
     bound = off * largest * np.abs(wide).sum(0) + 64 * 2.0**-23 * (np.abs(low) @ np.abs(wide))
