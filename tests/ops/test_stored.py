@@ -67,7 +67,7 @@ def test_int8_by_int8_is_the_integer_product_times_both_scales(operands):
 
 
 @pytest.mark.parametrize("fmt", ["int8", "int4@channel", "e4m3fn", "nf4", "int8@tensor"])
-@pytest.mark.parametrize("compute", ["bf16", "f16", "f32"])
+@pytest.mark.parametrize("compute", ["bf16", "f32", pytest.param("f16", marks=pytest.mark.nightly)])
 def test_weights_alone(operands, fmt, compute):
     x, w, g = operands
     q = quantize_array(w, fmt)

@@ -18,7 +18,9 @@ DOTS = {
 
 @pytest.mark.world
 @pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize("name", DOTS)
+@pytest.mark.parametrize(
+    "name", ["rows by columns", *(pytest.param(n, marks=pytest.mark.nightly) for n in [*DOTS][1:])]
+)
 def test_parts_make_the_whole(name, side):
     first, second, numbers = DOTS[name]
     if side == 1:

@@ -44,7 +44,13 @@ def block():
 LEAST_DB = {"w8a8": 34, "w8": 37, "w4": 15, "nf4": 15, "w8a8_outliers": 34, "e4m3fn": 26}
 
 
-@pytest.mark.parametrize("mode", LEAST_DB)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, marks=[] if mode in ("w8a8", "nf4") else pytest.mark.nightly)
+        for mode in LEAST_DB
+    ],
+)
 def test_each_mode_is_near_the_float_model(block, mode):
     variables, want = block
     fn, qparams = precis.quantize_model(Block(), variables, mode)
