@@ -12,7 +12,7 @@ from .parse import Format, parse, parse_float, parse_grid
 from .reading import Reading, read_number
 from .round import round_to
 from .scaled import BLOCK_FORMATS, Rounded, ScaledFormat, is_stochastic
-from .scales import amax, scale_exponents, times_inverse
+from .scales import amax, exact_amax, scale_exponents, times_inverse
 from .spec import Codebook, FloatFormat, Grid, IntFormat
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "decode",
     "decompress",
     "encode",
+    "exact_amax",
     "facts",
     "from_blocks",
     "grouped",

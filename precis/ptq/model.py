@@ -12,7 +12,7 @@ from jax import Array
 from precis.adapters import call_of
 from precis.formats import cast_to
 from precis.policy import PolicyRules
-from precis.ptq.modes import Modes, mode_rules
+from precis.ptq.modes import ModeRule, Modes, mode_rules
 from precis.ptq.weights import quantized_weights
 from precis.quant import KEPT, Calibration, is_stored
 from precis.tree import is_float
@@ -32,12 +32,14 @@ class QuantizedModel:
         policy: What each matrix op brings its inputs to.
         modes: The mode of each weight in few bits, by path.
         kept: Why each other parameter of two axes or more is still in float, by path.
+        rules: What it was made by; the last that matches a path holds there.
     """
 
     call: Callable[..., Any]
     policy: PolicyRules
     modes: Mapping[str, str]
     kept: Mapping[str, str]
+    rules: tuple[ModeRule, ...]
 
     def __call__(self, qparams: PyTree, *args: Any, **kwargs: Any) -> Any:
         """What the model returns for these arguments."""
@@ -58,6 +60,7 @@ def quantize_model(
     calibrate: Calibration | str = "absmax",
     keep: Sequence[str] = KEPT,
     input_amax: Mapping[str, Any] | None = None,
+    smoothing: Mapping[str, Any] | None = None,
     outliers: int = 32,
 ) -> tuple[QuantizedModel, PyTree]:
     """`model` in few bits: a function with the float call's signature, and its parameters.
@@ -96,7 +99,9 @@ def quantize_model(
         calibrate: What groups are scaled by: see `precis.quantize`.
         keep: Patterns of paths that stay in float unless a rule names them.
         input_amax: `w8a8_static`: the largest magnitude of what each weight is multiplied with,
-            by path.
+            by path, as `calibrate(...).amax` has it.
+        smoothing: What columns of inputs are divided by, and rows of weights multiplied by before
+            they are quantized, by path: `smooth(...).smoothing`.
         outliers: `w8a8_outliers`: at most so many columns of the inputs, those with the largest
             magnitudes above 6, are multiplied in float.
 
@@ -106,15 +111,17 @@ def quantize_model(
         TypeError: A model of another kind.
     """
     call, tree = call_of(model, params)
+    rules = mode_rules(mode)
     made = quantized_weights(
         tree,
-        mode_rules(mode),
+        rules,
         calibrate=calibrate,
         keep=keep,
         input_amax=input_amax or {},
+        smoothing=smoothing or {},
         outliers=outliers,
     )
-    return QuantizedModel(call, made.policy, made.modes, made.kept), made.qparams
+    return QuantizedModel(call, made.policy, made.modes, made.kept, rules), made.qparams
 
 
 def _float_shapes(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

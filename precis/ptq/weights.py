@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,13 +13,22 @@ import numpy as np
 from precis.formats import ScaledFormat
 from precis.policy import PolicyRules, policy_rules
 from precis.ptq.modes import ModeRule, mode_at
-from precis.quant import KEPT, Calibration, Kernel, QTensor, QuantRule, quantize, quantize_array
+from precis.quant import (
+    KEPT,
+    Calibration,
+    Kernel,
+    QTensor,
+    QuantRule,
+    Stored,
+    quantize,
+    quantize_array,
+)
 from precis.quant import is_stored as _is_stored
-from precis.tree import has_collections, is_float, param_path
-from precis.types import PyTree, matches
+from precis.tree import has_collections, is_float, map_params, param_path
+from precis.types import PyTree, matches, what_there_is
 
-# What a float model computes in, and its gradients: all but the ops that rules name.
-_FLOAT = "p=f32,c=f32,g=f32,x=f32,s=f32,o=f32"
+FLOAT = "p=f32,c=f32,g=f32,x=f32,s=f32,o=f32"
+"""What a float model computes in, and its gradients: all but the ops that rules name."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ def quantized_weights(
     calibrate: Calibration | str,
     keep: Sequence[str] = KEPT,
     input_amax: Mapping[str, Any],
+    smoothing: Mapping[str, Any],
     outliers: int,
 ) -> Weights:
     """`params` in the modes that `rules` say.
@@ -57,12 +67,14 @@ def quantized_weights(
         keep: Patterns of what stays in float unless a rule names it.
         input_amax: The largest magnitude of what each weight is multiplied with, by path: a
             number, or one for each of the layers that are stacked along the first axis.
+        smoothing: What columns of inputs are divided by, by the path of the weight.
         outliers: How many columns of inputs are multiplied in float where a mode says so.
 
     Raises:
-        ValueError: As `precis.quantize`; a static mode without `input_amax`.
+        ValueError: As `precis.quantize`; a static mode without `input_amax`; `smoothing` of a path
+            that there is not.
     """
-    found = _parameters(params)
+    found = float_parameters(params)
     quant = [QuantRule(rule.pattern, rule.mode.weight, rule.axis) for rule in rules]
     kept: dict[str, str] = {}
     for path, leaf in found.items():
@@ -78,8 +90,17 @@ def quantized_weights(
             quant.append(QuantRule(path, None))
         elif axis != rule.axis:
             quant.append(QuantRule(path, rule.mode.weight, axis))
-    qparams = quantize(params, quant, calibrate=calibrate, keep=keep)
-    done = {path: leaf for path, leaf in _parameters(qparams).items() if isinstance(leaf, QTensor)}
+    if odd := [path for path in smoothing if path not in found]:
+        raise ValueError(f"smoothing of {odd[0]!r}: {what_there_is(odd[0], found)}")
+    qparams = quantize(
+        _multiplied(params, smoothing) if smoothing else params,
+        quant,
+        calibrate=calibrate,
+        keep=keep,
+    )
+    done = {
+        path: leaf for path, leaf in float_parameters(qparams).items() if isinstance(leaf, QTensor)
+    }
     modes = {path: rule.mode for path in done if (rule := mode_at(rules, path))}
     for path, leaf in found.items():
         if path not in done and leaf.ndim >= 2 and path not in kept:
@@ -97,11 +118,17 @@ def quantized_weights(
         path = param_path(key_path, in_collections=has_collections(params))
         mode = modes.get(path)
         if not isinstance(leaf, QTensor) or mode is None:
+            return found.get(path, leaf) if path in smoothing else leaf
+        if path in smoothing:
+            leaf = replace(leaf, dtype=np.dtype(found[path].dtype))
+        elif not (mode.is_static or mode.has_outliers):
             return leaf
-        if not (mode.is_static or mode.has_outliers):
-            return leaf
-        largest = _shaped(input_amax[path], leaf.ndim) if mode.is_static else None
-        return Kernel(leaf, largest, outliers=outliers if mode.has_outliers else 0)
+        return Kernel(
+            leaf,
+            _shaped(input_amax[path], leaf.ndim) if mode.is_static else None,
+            jnp.asarray(smoothing[path], np.float32) if path in smoothing else None,
+            outliers=outliers if mode.has_outliers else 0,
+        )
 
     qparams = jax.tree_util.tree_map_with_path(finish, qparams, is_leaf=_is_stored)
     given = [
@@ -109,10 +136,21 @@ def quantized_weights(
         for path, mode in modes.items()
     ]
     names = {path: mode.name for path, mode in modes.items()}
-    return Weights(qparams, names, kept, policy_rules(_FLOAT, given))
+    return Weights(qparams, names, kept, policy_rules(FLOAT, given))
 
 
-def _parameters(params: PyTree) -> dict[str, Any]:
+def _multiplied(params: PyTree, smoothing: Mapping[str, Any]) -> PyTree:
+    """`params`, those that inputs are smoothed of times what these are divided by, in float32."""
+
+    def times(path: str, leaf: Any) -> Any:
+        if path not in smoothing:
+            return leaf
+        return leaf.astype(np.float32) * jnp.asarray(smoothing[path], np.float32)
+
+    return map_params(times, params)
+
+
+def float_parameters(params: PyTree) -> dict[str, Any]:
     """Float parameters by path; of linen's variables, the collection `params` alone."""
     in_collections = has_collections(params)
     found: dict[str, Any] = {}
@@ -123,6 +161,26 @@ def _parameters(params: PyTree) -> dict[str, Any]:
         if _is_stored(leaf) or is_float(leaf):
             found[param_path(key_path, in_collections=in_collections)] = leaf
     return found
+
+
+def stored_and_float(params: PyTree, qparams: PyTree) -> dict[str, tuple[Any, Stored]]:
+    """Each weight in few bits of `qparams` with the float that `params` has there, by path.
+
+    Raises:
+        ValueError: There is none of its shape.
+    """
+    found = float_parameters(params)
+    pairs = {}
+    for path, leaf in float_parameters(qparams).items():
+        if not _is_stored(leaf):
+            continue
+        if path not in found or found[path].shape != leaf.shape:
+            raise ValueError(
+                f"{path} {list(leaf.shape)} was not made of these parameters: "
+                f"{what_there_is(path, found)}"
+            )
+        pairs[path] = (found[path], leaf)
+    return pairs
 
 
 def _summed(path: str, ndim: int, fmt: ScaledFormat, found: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from precis.walk.autocast import autocast
 from precis.walk.collectives import Collective, collectives_in
 from precis.walk.compiled import Ran
 from precis.walk.findings import Finding
+from precis.walk.observe import Layout, Product, Reading, observed
 from precis.walk.program import Site
 
 __all__ = [
@@ -13,9 +14,13 @@ __all__ = [
     "AuditedSite",
     "Collective",
     "Finding",
+    "Layout",
+    "Product",
     "Ran",
+    "Reading",
     "Site",
     "audit",
     "autocast",
     "collectives_in",
+    "observed",
 ]

@@ -14,7 +14,7 @@ from precis.ops import MatrixOp, matrix_op
 from precis.quant import Stored, open_stored, recast
 from precis.walk import equations, noise
 from precis.walk.elementwise import run, run_region, spread
-from precis.walk.emit_calls import emit_call
+from precis.walk.emit_calls import Emit, emit_call
 from precis.walk.environment import Environment
 from precis.walk.hlo import mark_of
 from precis.walk.kinds import Kind, Value
@@ -71,23 +71,42 @@ def emit(
         order = step.inputs[::-1] if is_call else step.inputs
         arrays = [env.read(slot) for slot in order]
         arrays = arrays[::-1] if is_call else arrays
-        results = _perform(program, step, arrays, forward_mode, key)
+        results = perform(program, step, arrays, emit, forward_mode=forward_mode, key=key)
         env.write(step.outputs, results)
     return [
-        _leaving(env.read(slot), program.values[slot], fmt, forward_mode)
+        leaving(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode)
         for slot, fmt in program.outputs
     ]
 
 
-def _leaving(array: Any, value: Value, fmt: FloatFormat | None, forward_mode: bool) -> Any:
+def leaving(
+    array: Any, value: Value, fmt: FloatFormat | None, *, forward_mode: bool = False
+) -> Any:
+    """A result of a program, brought to the format in which it leaves."""
     if value.stored_as is None:
         return move(array, value, fmt, forward_mode=forward_mode)
     return array if fmt is None else recast(array, fmt.carrier)
 
 
-def _perform(
-    program: Program, step: Step, arrays: list[Any], forward_mode: bool, key: Array | None
+def perform(
+    program: Program,
+    step: Step,
+    arrays: list[Any],
+    emit: Emit,
+    *,
+    forward_mode: bool = False,
+    key: Array | None = None,
 ) -> list[Any]:
+    """The results of one step on its operands.
+
+    Args:
+        program: The program that it is a step of.
+        step: What to compute.
+        arrays: Its operands, in the formats of their slots.
+        emit: What computes the bodies inside it.
+        forward_mode: Use JAX's own derivative rules throughout.
+        key: [] random key, which stochastic roles need.
+    """
     eqn, known = step.eqn, [program.values[slot] for slot in step.inputs]
 
     def brought(formats: Any) -> list[Any]:

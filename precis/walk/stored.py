@@ -25,7 +25,8 @@ from precis.walk.program import Follow, Open
 
 # Calls whose bodies take codes and scales as they come.
 _ENTERED = frozenset({"inline", "remat", "scan", "cond", "while"})
-_PASSED = frozenset(
+# What changes neither order nor shape.
+PASSED = frozenset(
     "copy copy_p device_put name optimization_barrier pvary pcast sharding_constraint "
     "stop_gradient".split()
 )
@@ -150,7 +151,7 @@ def follow(eqn: Any, operands: list[Any]) -> Any:
             return _dynamic_slice(x, others, params["slice_sizes"])
         case "gather":
             return _looked_up(eqn, x, others[0])
-        case name if name in _PASSED and not others:
+        case name if name in PASSED and not others:
             return x
         case name:
             raise NotImplementedError(name)
