@@ -54,7 +54,7 @@ def test_help_is_quick():
 
 
 @pytest.mark.parametrize(
-    "command", ["sweep", "run", "status", "report", "policy", "formats", "explain"]
+    "command", ["sweep", "run", "status", "report", "policy", "formats", "explain", "quantize"]
 )
 def test_every_command_explains_itself(command):
     code, output, _ = precis(command, "--help")

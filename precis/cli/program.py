@@ -12,6 +12,7 @@ import tyro
 from precis.cli.explain import explain
 from precis.cli.formats import formats, with_true_minus
 from precis.cli.policies import policy
+from precis.cli.quantize import quantize
 from precis.cli.sweeps import report, run, status, sweep
 
 BAD_CONFIGURATION = 2
@@ -30,6 +31,7 @@ def run_command(arguments: Sequence[str]) -> int:
         "status": status,
         "report": report,
         "explain": explain,
+        "quantize": quantize,
         "policy": policy,
         "formats": formats,
     }

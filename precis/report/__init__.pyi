@@ -7,6 +7,8 @@ from .markdown import to_markdown
 from .number_line import NumberLine, number_line
 from .number_line_picture import draw_number_lines
 from .publish import show, write
+from .quant_markdown import quantized_markdown
+from .quant_terminal import print_quantized
 from .read import load
 from .records import Arm, EvalRow, Role, Store, Task, TrainRow, Trial
 from .rows import Row, Spread, TaskTable
@@ -33,7 +35,9 @@ __all__ = [
     "load",
     "number_line",
     "print_audit",
+    "print_quantized",
     "print_report",
+    "quantized_markdown",
     "show",
     "summarize",
     "to_html",

@@ -1,0 +1,115 @@
+"""The command `quantize`: a trained model in few bits, evaluated before and after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from precis.cli.console import open_console
+
+if TYPE_CHECKING:
+    from precis.sweep.trained import Trained
+
+# Enough batches for the largest magnitudes of inputs.
+_CALIBRATION_BATCHES = 4
+
+
+def quantize(
+    checkpoint: tyro.conf.Positional[Path],
+    *,
+    mode: Annotated[str, tyro.conf.arg(name="format", metavar="MODE|FORMAT")],
+    rules: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(name="rule", metavar="PATTERN=MODE"),
+    ] = (),
+    calibrate: Annotated[str, tyro.conf.arg(metavar="HOW", help_behavior_hint="")] = "absmax",
+    smooth: Annotated[float | None, tyro.conf.arg(metavar="ALPHA", help_behavior_hint="")] = None,
+    output: Annotated[
+        Literal["terminal", "markdown", "json"],
+        tyro.conf.arg(name="as", metavar="terminal|markdown|json"),
+    ] = "terminal",
+) -> int:
+    """Quantize a trained model, and say what that costs and saves.
+
+    Args:
+        checkpoint: A trial's folder, as a sweep wrote it: runs/NAME/TRIAL.
+        mode: What weights run as: w8a8, w8a8_static, w8a8_outliers, w8, w4, nf4, or the name of
+            a format for weights alone.
+        rules: Another mode for some paths, as 'head/**=f32'; may be given more than once, and
+            the last one that matches wins.
+        calibrate: What weights are scaled by: absmax, minmax, mse or percentile=99.9.
+        smooth: Divide large columns of inputs by what weights can take over (SmoothQuant), this
+            much of it: 0.5 is the paper's.
+        output: How the report is printed.
+    """
+    from precis.report import print_quantized, quantized_markdown
+    from precis.sweep.store.strict import strict
+    from precis.sweep.trained import load_trained
+
+    pairs = [("**", mode), *(_pair(rule) for rule in rules)]
+    title = f"{checkpoint.name}, {'; '.join([mode, *rules])}"
+    trained = load_trained(checkpoint)
+    record, evaluation = _quantized(trained, pairs, calibrate=calibrate, smooth=smooth)
+    match output:
+        case "terminal":
+            console = open_console()
+            print_quantized(record, console, title=title)
+            console.print(evaluation, highlight=False)
+        case "markdown":
+            print(f"## {title}\n\n{quantized_markdown(record)}\n{evaluation}")
+        case "json":
+            print(json.dumps(strict({"title": title, **record}), indent=2, ensure_ascii=False))
+    return 0
+
+
+def _pair(rule: str) -> tuple[str, str]:
+    pattern, equals, mode = rule.rpartition("=")
+    if not equals or not pattern or not mode:
+        raise ValueError(f"--rule {rule!r}: a pattern and a mode are wanted, as in 'head/**=f32'")
+    return pattern, mode
+
+
+def _quantized(
+    trained: Trained, rules: list[tuple[str, str]], *, calibrate: str, smooth: float | None
+) -> tuple[dict[str, Any], str]:
+    """The record of the report, and the evaluation before and after in a sentence."""
+    import jax
+    import numpy as np
+
+    from precis import ptq
+
+    task, params, state = trained.task, trained.params, trained.state
+    metric = task.metric[0].removeprefix("eval_")
+
+    def call(params: Any, state: Any, batch: Any) -> Any:
+        loss, (_, metrics) = task.loss(params, state, batch, key=None, train=False)
+        return {"loss": loss, **metrics}[metric]
+
+    found = ptq.mode_rules(rules)
+    given: dict[str, Any] = {}
+    if smooth is not None or any(rule.mode.is_static for rule in found):
+        numbers = range(_CALIBRATION_BATCHES)
+        batches = [(state, task.batch(trained.trial.seed, number)) for number in numbers]
+        seen = ptq.calibrate(call, params, batches)
+        seen = seen if smooth is None else ptq.smooth(params, seen, alpha=smooth)
+        given = {"input_amax": seen.amax, "smoothing": seen.smoothing}
+    fn, qparams = ptq.quantize_model(call, params, found, calibrate=calibrate, **given)
+    held_out = list(task.eval_batches())
+    told = ptq.report(fn, params, qparams, state, held_out[0], loss=lambda out: out)
+
+    def evaluated(call: Any, params: Any) -> float:
+        run = jax.jit(call)
+        return float(np.mean([float(run(params, state, batch)) for batch in held_out]))
+
+    before, after = evaluated(call, params), evaluated(fn, qparams)
+    count = "one held-out batch" if len(held_out) == 1 else f"{len(held_out)} held-out batches"
+    evaluation = (
+        f"{task.metric[0]} over {count}: {before:.5g} → {after:.5g} "
+        f"{task.unit}, after step {trained.step}"
+        f"{'; the table is of the first of them' if len(held_out) > 1 else ''}"
+    )
+    own = {"metric": task.metric[0], "unit": task.unit, "before": before, "after": after}
+    return {**told.record(), "evaluation": own}, evaluation
