@@ -13,7 +13,6 @@ from rich.text import Text
 from precis.report.audit_words import amount
 from precis.report.quant_words import change, decibels, headline, listed, reasons, share
 
-
 _NOTE = (
     "dB: SQNR of the weight; of the output, with that weight alone in few bits, and with all "
     "down to it. Δloss: with that weight alone."
