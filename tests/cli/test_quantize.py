@@ -61,6 +61,7 @@ def test_a_report_in_json_with_rules(trial, capsys):
     assert own["after"] == pytest.approx(record["loss_after"], rel=1e-5)
 
 
+@pytest.mark.nightly
 def test_static_scales_and_smoothing_calibrate_by_themselves(trial, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = quantized(trial, capsys, "--format", "w8a8_static", "--smooth", "0.5").splitlines()

@@ -81,14 +81,16 @@ def test_static_scales_are_those_of_smoothed_inputs(data, smoothed):
     assert sqnr_db(fn8(qparams, x), exact) > 35
 
 
-def test_layers_of_a_scan_are_smoothed_each_by_itself():
+def test_layers_of_a_scan_are_smoothed_and_scaled_each_by_itself():
     model = Decoder(DecoderConfig(vocabulary=32, dim=16, layers=2, heads=2), rngs=nnx.Rngs(0))
     tokens = jax.random.randint(jax.random.key(0), (2, 8), 0, 32)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     found = smooth(params, calibrate(model, params, [tokens]))
-    fn8, qparams = quantize_model(model, params, "w8a8", smoothing=found.smoothing)
+    fn8, qparams = quantize_model(
+        model, params, "w8a8_static", input_amax=found.amax, smoothing=found.smoothing
+    )
     kernel = qparams["layers"]["mlp"]["down"]["kernel"]
-    assert kernel.smoothing.shape == (2, 48, 1)
+    assert (kernel.input_amax.shape, kernel.smoothing.shape) == ((2, 1, 1), (2, 48, 1))
     out = jax.jit(fn8)(qparams, tokens)
     assert sqnr_db(out, np.asarray(model(tokens), np.float64)) > 25
     # What stays in float is left as it was.
