@@ -29,22 +29,36 @@ def weights_of(layers=LAYERS, dim=DIM):
     return {"up": up, "down": down.transpose(0, 2, 1) / 4}, jax.random.normal(keys[2], (BATCH, dim))
 
 
-@pytest.mark.world
-@pytest.mark.parametrize("policy", [pytest.param("f32", marks=pytest.mark.nightly), "mixed_bf16"])
-def test_memory_falls_with_what_is_saved(policy):
+def temporaries(policy):
+    """Bytes that a gradient needs: saving what it likes, products, a name, nothing."""
     shapes = jax.eval_shape(weights_of)
 
-    def temporaries(save):
+    def one(save):
         gradient = precis.value_and_grad(loss_saving(save), policy)
         return jax.jit(gradient).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
-    unsaved, dots, names, nothing = map(temporaries, (None, "dots", ["up"], "nothing"))
-    # A layer's residual stream has BATCH · DIM floats, its hidden values four times as many. One
-    # layer's scratch is no more than these and comes on top.
-    stream, hidden = (4 * BATCH * DIM * n for n in (1, 4))
-    assert unsaved - dots > (LAYERS - 1) * hidden
-    assert dots - names > (LAYERS - 2) * stream
-    assert names - nothing > (LAYERS - 2) * hidden
+    return [one(save) for save in (None, "dots", ["up"], "nothing")]
+
+
+# A layer's residual stream has BATCH · DIM floats, its hidden values four times as many. One
+# layer's scratch is no more than these and comes on top.
+STREAM, HIDDEN = (4 * BATCH * DIM * n for n in (1, 4))
+
+
+@pytest.mark.world
+def test_memory_falls_with_what_is_saved():
+    unsaved, dots, names, nothing = temporaries("f32")
+    assert unsaved - dots > (LAYERS - 1) * HIDDEN
+    assert dots - names > (LAYERS - 2) * STREAM
+    assert names - nothing > (LAYERS - 2) * HIDDEN
+
+
+@pytest.mark.world
+def test_in_sixteen_bits_saving_nothing_still_saves_most():
+    # Without remat, stretches of 16-bit ops keep little but results of products already; which of
+    # the other words keeps less is the backend's to say.
+    *others, nothing = temporaries("mixed_bf16")
+    assert min(others) - nothing > (LAYERS - 2) * HIDDEN / 2
 
 
 @pytest.mark.parametrize(
