@@ -69,14 +69,18 @@ def ways() -> dict[str, Way]:
 
 
 def compiled(way: Way, shapes: dict[str, tuple[int, int]]) -> Any:
-    """One step of `way`, its state and parameters donated."""
+    """One step of `way`, its state and parameters donated.
+
+    Results come in the order of arguments: JAX gives each the first donated buffer of its shape,
+    and in another order XLA would copy all of them.
+    """
     params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     state = jax.eval_shape(way.optimizer.init, params)
 
-    def step(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def step(grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
         return way.step(way.optimizer, grads, state, params)
 
-    return jax.jit(step, donate_argnums=(1, 2)).lower(params, state, params).compile()
+    return jax.jit(step, donate_argnums=(1, 2)).lower(params, params, state).compile()
 
 
 def times() -> dict[str, list[float]]:
@@ -86,14 +90,14 @@ def times() -> dict[str, list[float]]:
     running = {}
     for name, way in ways().items():
         params = jax.tree.map(jnp.zeros_like, grads)
-        running[name] = [compiled(way, SHAPES), jax.jit(way.optimizer.init)(params), params]
+        running[name] = [compiled(way, SHAPES), params, jax.jit(way.optimizer.init)(params)]
     taken: dict[str, list[float]] = {name: [] for name in running}
     for turn in range(ROUNDS + 1):
-        for name, (step, state, params) in running.items():
+        for name, (step, params, state) in running.items():
             began = time.perf_counter()
-            params, state = jax.block_until_ready(step(grads, state, params))
+            params, state = jax.block_until_ready(step(grads, params, state))
             taken[name] += [time.perf_counter() - began] if turn else []
-            running[name][1:] = state, params
+            running[name][1:] = params, state
     return taken
 
 
