@@ -1,6 +1,8 @@
 """What all tests share: the CPU, strict dtype promotion where it is the rule, repeatable draws."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -36,3 +38,46 @@ def strict_promotion(request):
 
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(scope="session")
+def on_eight_devices():
+    """Runs parts of a program, by name, in a process that has eight devices."""
+
+    def run(program, *names):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+        done = subprocess.run(
+            [sys.executable, str(program), *names],
+            env=os.environ | {"XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stdout.split() == list(names)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def step_bytes():
+    """What one update needs, arguments and results included, parameters and state donated."""
+    import jax
+
+    from precis.optim import apply_update
+
+    def total(optimizer, leaf):
+        def step(params, state, grads):
+            return apply_update(optimizer, grads, state, params)[:2]
+
+        state = jax.eval_shape(optimizer.init, leaf)
+        program = jax.jit(step, donate_argnums=(0, 1)).lower(leaf, state, leaf).compile()
+        memory = program.memory_analysis()
+        return (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+
+    return total

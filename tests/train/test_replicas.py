@@ -1,9 +1,6 @@
 """Training on many devices: what travels, and that it is the training of one device."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -21,29 +18,15 @@ PROGRAM = Path(__file__).parent / "spread.py"
 QUICK = ["f32", "bf16", "int8", "replicas", "axes", "skipping", "keys"]
 
 
-def on_eight_devices(*names):
-    """Runs parts of the program, in a process that has eight devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), *names],
-        env=os.environ | {"XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.split() == list(names)
-
-
 @pytest.mark.world
-def test_gradients_travel_once_and_in_r_alone_and_lead_where_one_device_goes():
-    on_eight_devices(*QUICK)
+def test_gradients_travel_once_and_in_r_alone_and_lead_where_one_device_goes(on_eight_devices):
+    on_eight_devices(PROGRAM, *QUICK)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", ["accumulated", "unchecked", "int4", "narrow"])
-def test_they_do_under_other_policies_and_without_the_check(name):
-    on_eight_devices(name)
+def test_they_do_under_other_policies_and_without_the_check(on_eight_devices, name):
+    on_eight_devices(PROGRAM, name)
 
 
 def on_one_device(fn, *args):
