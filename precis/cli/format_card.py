@@ -12,10 +12,11 @@ from precis.cli.format_bits import Field, boxes, indented, legend
 from precis.formats.catalogue import ALIASES, FLOAT32
 from precis.formats.exact import landing, value_of
 from precis.formats.facts import Facts, facts
+from precis.formats.float_format import FloatFormat
 from precis.formats.ladder import ends, number_at
 from precis.formats.parse import Format
 from precis.formats.scaled import Rounded, ScaledFormat
-from precis.formats.spec import Codebook, FloatFormat, Grid, IntFormat
+from precis.formats.spec import Codebook, Grid, IntFormat
 from precis.report.powers import both, decimal
 
 # As many as fit on one line.

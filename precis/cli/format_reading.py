@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from precis.cli.format_bits import Field, boxes, indented
+from precis.formats.float_format import FloatFormat
 from precis.formats.parse import Format
 from precis.formats.reading import Reading, read_number
 from precis.formats.scaled import ScaledFormat
-from precis.formats.spec import FloatFormat
 from precis.report.powers import both, decimal, figure, is_short
 
 _STYLES = {

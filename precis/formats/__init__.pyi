@@ -6,6 +6,7 @@ from .compact import Compact, compact_zeros, compress, decompress
 from .compact_format import compact_format
 from .exact import nearest_code, neighbors, value_of
 from .facts import Facts, facts
+from .float_format import FloatFormat
 from .groups import checked_axes, grouped, ungrouped, without_groups
 from .pack import Packed, pack, unpack
 from .parse import Format, parse, parse_float, parse_grid
@@ -13,7 +14,7 @@ from .reading import Reading, read_number
 from .round import round_to
 from .scaled import BLOCK_FORMATS, Rounded, ScaledFormat, is_stochastic
 from .scales import amax, exact_amax, scale_exponents, times_inverse
-from .spec import Codebook, FloatFormat, Grid, IntFormat
+from .spec import Codebook, Grid, IntFormat
 
 __all__ = [
     "BFLOAT16",

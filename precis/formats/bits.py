@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 
 from precis.formats.catalogue import FLOAT32, FLOAT64
-from precis.formats.spec import FloatFormat
+from precis.formats.float_format import FloatFormat
 
 
 class Carrier(NamedTuple):

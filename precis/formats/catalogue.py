@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from precis.formats.codebooks import dynamic_map, normal_float
-from precis.formats.spec import Codebook, FloatFormat, IntFormat
+from precis.formats.float_format import FloatFormat
+from precis.formats.spec import Codebook, IntFormat
 
 FLOAT64 = FloatFormat("float64", 11, 52, 1023)
 FLOAT32 = FloatFormat("float32", 8, 23, 127)

@@ -10,10 +10,11 @@ import math
 from fractions import Fraction
 from typing import NamedTuple
 
+from precis.formats.float_format import FloatFormat
 from precis.formats.ladder import code_at, ends, number_at, rung_below
 from precis.formats.parse import check_option, check_rounding, parse_grid
 from precis.formats.scaled import Overflow, Rounded, Rounding, Subnormals
-from precis.formats.spec import Codebook, FloatFormat, Grid
+from precis.formats.spec import Codebook, Grid
 
 Number = Fraction | float
 """An exact number; a float where there is no fraction for it: NaN, ±Inf and -0.0."""

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from precis.formats.float_format import FloatFormat
 from precis.formats.parse import Format, parse
 from precis.formats.scaled import Rounded, ScaledFormat
-from precis.formats.spec import Codebook, FloatFormat, Grid, IntFormat
+from precis.formats.spec import Codebook, Grid, IntFormat
 
 Kind = Literal["float", "integer", "codebook", "scaled"]
 

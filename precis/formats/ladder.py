@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from precis.formats.spec import Codebook, FloatFormat, Grid, IntFormat
+from precis.formats.float_format import FloatFormat
+from precis.formats.spec import Codebook, Grid, IntFormat
 
 
 def ends(grid: Grid) -> tuple[int, int]:

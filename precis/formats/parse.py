@@ -15,6 +15,7 @@ import re
 from typing import Any, get_args
 
 from precis.formats.catalogue import ALIASES, CATALOGUE, FLOAT32
+from precis.formats.float_format import FloatFormat, Specials
 from precis.formats.scaled import (
     BLOCK_FORMATS,
     Granularity,
@@ -25,7 +26,7 @@ from precis.formats.scaled import (
     ScaleRule,
     Subnormals,
 )
-from precis.formats.spec import Codebook, FloatFormat, Grid, IntFormat, Specials
+from precis.formats.spec import Codebook, Grid, IntFormat
 from precis.types import did_you_mean
 
 Format = FloatFormat | IntFormat | Codebook | Rounded | ScaledFormat

@@ -10,9 +10,10 @@ from fractions import Fraction
 from typing import Literal
 
 from precis.formats.exact import Number, exact, landing, value_of
+from precis.formats.float_format import FloatFormat
 from precis.formats.parse import Format, parse
 from precis.formats.scaled import Rounded, ScaledFormat
-from precis.formats.spec import Codebook, FloatFormat, Grid, IntFormat
+from precis.formats.spec import Codebook, Grid, IntFormat
 
 Status = Literal["exact", "rounded", "subnormal", "underflowed", "overflowed", "not a number"]
 

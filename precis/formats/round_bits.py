@@ -14,8 +14,9 @@ import numpy as np
 from jax import Array, lax
 
 from precis.formats.bits import Carrier, carrier_of, exponent_of
+from precis.formats.float_format import FloatFormat
 from precis.formats.scaled import Rounding
-from precis.formats.spec import FloatFormat, IntFormat
+from precis.formats.spec import IntFormat
 
 
 class Steps(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from precis.formats.spec import FloatFormat, Grid
+from precis.formats.float_format import FloatFormat
+from precis.formats.spec import Grid
 
 Rounding = Literal["nearest_even", "nearest_away", "toward_zero", "up", "down", "stochastic"]
 Overflow = Literal["ieee", "saturate", "inf", "nan"]

@@ -11,8 +11,9 @@ from jax import Array, lax
 
 from precis.formats.bits import CARRIERS, exponent_of, split, times_power_of_two
 from precis.formats.catalogue import FLOAT32
+from precis.formats.float_format import FloatFormat
 from precis.formats.scaled import Rounded, ScaledFormat, ScaleRule
-from precis.formats.spec import FloatFormat, Grid
+from precis.formats.spec import Grid
 from precis.formats.values import round_values
 
 _F32 = CARRIERS[np.dtype(np.float32)]

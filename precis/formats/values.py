@@ -10,10 +10,11 @@ import numpy as np
 from jax import Array, lax
 
 from precis.formats.bits import CARRIERS, Carrier, split, times_power_of_two
+from precis.formats.float_format import FloatFormat
 from precis.formats.lookup import round_to_values
 from precis.formats.round_bits import round_magnitude, steps_of
 from precis.formats.scaled import Rounded
-from precis.formats.spec import Codebook, FloatFormat, IntFormat
+from precis.formats.spec import Codebook, IntFormat
 
 
 @functools.partial(jax.jit, static_argnums=1)

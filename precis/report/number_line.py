@@ -7,9 +7,10 @@ import math
 from typing import NamedTuple
 
 from precis.formats.facts import facts
+from precis.formats.float_format import FloatFormat
 from precis.formats.ladder import ends, number_at
 from precis.formats.parse import Format, parse
-from precis.formats.spec import Codebook, FloatFormat, Grid, IntFormat
+from precis.formats.spec import Codebook, Grid, IntFormat
 
 # More than an 8-bit float has would be a bar.
 _MOST_TICKS = 128
