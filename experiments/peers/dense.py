@@ -11,13 +11,9 @@ Every program is compiled with JAX's caches cleared: qwix patches jax while it t
 """
 
 import functools
-import importlib.metadata
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +22,7 @@ import jax.numpy as jnp
 import qwix
 from aqt.jax.v2 import config as aqt_config
 from aqt.jax.v2.flax import aqt_flax
+from side_by_side import Transformer, heading, measured, ratio
 
 import precis
 
@@ -47,27 +44,6 @@ class Dense(nn.Module):
         return nn.Dense(
             4096, use_bias=False, dtype=self.dtype, dot_general_cls=self.dot_general_cls
         )(x)
-
-
-class Transformer(nn.Module):
-    """Two layers as in every textbook, norms first."""
-
-    dtype: Any = None
-    dot_general_cls: Any = None
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        """[batch, tokens, 512]."""
-        own = {"dtype": self.dtype}
-        dot = self.dot_general_cls
-        for _ in range(2):
-            attention = nn.MultiHeadDotProductAttention(
-                num_heads=8, **own, qkv_dot_general_cls=dot, out_dot_general_cls=dot
-            )
-            x = x + attention(nn.LayerNorm(**own)(x))
-            h = nn.Dense(2048, **own, dot_general_cls=dot)(nn.LayerNorm(**own)(x))
-            x = x + nn.Dense(512, **own, dot_general_cls=dot)(nn.gelu(h))
-        return nn.LayerNorm(**own)(x)
 
 
 WORKS = {"dense": (Dense, (2048, 1024)), "transformer": (Transformer, (4, 128, 512))}
@@ -122,39 +98,9 @@ def compiled(fn: Callable[..., Any], params: Any, x: jax.Array) -> Any:
     return jax.jit(fn, compiler_options=EXACT).lower(params, x).compile()
 
 
-def measured(programs: dict[str, tuple[Any, Any]], x: jax.Array) -> dict[str, list[float]]:
-    """Seconds of each program in each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(ROUNDS + 1):
-        for name, (program, params) in programs.items():
-            began = time.perf_counter()
-            jax.block_until_ready(program(params, x))
-            if turn:  # the first one warms up
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def cpu_flags() -> set[str]:
-    """What the processor says that it has."""
-    try:
-        line = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in x)
-    except (OSError, StopIteration):
-        return set()
-    return set(line.split())
-
-
 def main() -> None:
     """Prints the tables."""
-    flags = cpu_flags()
-    has_amx = "amx_tile" in flags
-    names = ("jax", "flax", "qwix", "aqtp")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    features = [f for f in ("amx_tile", "avx512_bf16", "avx512_vnni", "avx2") if f in flags]
-    print("# Few-bit training on a CPU, beside flax, qwix and AQT\n")
-    print(f"From `experiments/peers/dense.py`, {time.strftime('%Y-%m-%d')}. {versions}.")
-    print(f"{platform.machine()}, {', '.join(features)}.")
-    if not has_amx:
-        print("No AMX here: the wanted figures are not applicable; who is ahead of whom is.")
+    has_amx = heading("Few-bit training on a CPU, beside flax, qwix and AQT", "dense.py")
     for work, (module, shape) in WORKS.items():
         x = jax.random.normal(jax.random.key(2), shape)
         programs = {}
@@ -163,15 +109,13 @@ def main() -> None:
                 programs[name] = compiled(fn, params, x), params
             except Exception as error:  # a peer may not run at all
                 print(f"{name} on {work}: {type(error).__name__}: {error}", file=sys.stderr)
-        seconds = measured(programs, x)
+        seconds = measured(programs, x, rounds=ROUNDS)
         base = seconds["flax f32"]
         print(f"\n## {work}: flax f32 takes {1e3 * statistics.median(base):.0f} ms\n")
         print("| | ratio to f32 (quartiles) | wanted |\n|---|---|---|")
         for name, own in seconds.items():
-            ratios = [a / b for a, b in zip(own, base, strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
             wanted = WANTED[work].get(name) if has_amx else None
-            print(f"| {name} | {middle:.2f} ({low:.2f}–{high:.2f}) | {wanted or ''} |")
+            print(f"| {name} | {ratio(own, base)} | {wanted or ''} |")
 
 
 if __name__ == "__main__":

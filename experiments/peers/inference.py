@@ -12,13 +12,9 @@ Every program is compiled with JAX's caches cleared: qwix patches jax while it t
 """
 
 import functools
-import importlib.metadata
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +23,7 @@ import numpy as np
 import qwix
 from aqt.jax.v2 import config as aqt_config
 from aqt.jax.v2.flax import aqt_flax
+from side_by_side import Transformer, heading, measured, ratio
 
 import precis
 
@@ -51,25 +48,6 @@ class Mlp(nn.Module):
             h = nn.Dense(4096, dot_general_cls=self.dot_general_cls)(x)
             x = nn.Dense(1024, dot_general_cls=self.dot_general_cls)(nn.relu(h))
         return x
-
-
-class Transformer(nn.Module):
-    """Two layers as in every textbook, norms first."""
-
-    dot_general_cls: Any = None
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        """[batch, tokens, 512]."""
-        dot = self.dot_general_cls
-        for _ in range(2):
-            attention = nn.MultiHeadDotProductAttention(
-                num_heads=8, qkv_dot_general_cls=dot, out_dot_general_cls=dot
-            )
-            x = x + attention(nn.LayerNorm()(x))
-            h = nn.Dense(2048, dot_general_cls=dot)(nn.LayerNorm()(x))
-            x = x + nn.Dense(512, dot_general_cls=dot)(nn.gelu(h))
-        return nn.LayerNorm()(x)
 
 
 WORKS = {
@@ -123,18 +101,6 @@ def compiled(make: Callable[[], tuple[Any, Any]], x: jax.Array) -> tuple[Any, An
     return jax.jit(fn).lower(params, x).compile(), params
 
 
-def measured(programs: dict[str, tuple[Any, Any]], x: jax.Array) -> dict[str, list[float]]:
-    """Seconds of each program in each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(ROUNDS + 1):
-        for name, (program, params) in programs.items():
-            began = time.perf_counter()
-            jax.block_until_ready(program(params, x))
-            if turn:  # the first one warms up
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
 def error_db(want: Any, got: Any) -> float:
     """Signal to noise of an output."""
     wide, other = np.asarray(want, np.float64), np.asarray(got, np.float64)
@@ -142,27 +108,9 @@ def error_db(want: Any, got: Any) -> float:
     return float(10 * np.log10(np.sum(np.square(wide)) / noise)) if noise else float("inf")
 
 
-def cpu_flags() -> set[str]:
-    """What the processor says that it has."""
-    try:
-        line = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in x)
-    except (OSError, StopIteration):
-        return set()
-    return set(line.split())
-
-
 def main() -> None:
     """Prints the tables."""
-    flags = cpu_flags()
-    has_amx = "amx_tile" in flags
-    names = ("jax", "flax", "qwix", "aqtp")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    features = [f for f in ("amx_tile", "avx512_bf16", "avx512_vnni", "avx2") if f in flags]
-    print("# Quantized models on a CPU, beside qwix and AQT\n")
-    print(f"From `experiments/peers/inference.py`, {time.strftime('%Y-%m-%d')}. {versions}.")
-    print(f"{platform.machine()}, {', '.join(features)}.")
-    if not has_amx:
-        print("No AMX here: the wanted figures are not applicable; who is ahead of whom is.")
+    has_amx = heading("Quantized models on a CPU, beside qwix and AQT", "inference.py")
     for work, (module, shape) in WORKS.items():
         x = jax.random.normal(jax.random.key(2), shape)
         programs = {}
@@ -171,17 +119,15 @@ def main() -> None:
                 programs[name] = compiled(make, x)
             except Exception as error:  # a peer may not run at all
                 print(f"{name} on {work}: {type(error).__name__}: {error}", file=sys.stderr)
-        seconds = measured(programs, x)
+        seconds = measured(programs, x, rounds=ROUNDS)
         base = seconds["flax f32"]
         outs = {name: program(params, x) for name, (program, params) in programs.items()}
         print(f"\n## {work}: flax f32 takes {1e3 * statistics.median(base):.1f} ms\n")
         print("| | ratio to f32 (quartiles) | wanted | SQNR, dB |\n|---|---|---|---|")
         for name, own in seconds.items():
-            ratios = [a / b for a, b in zip(own, base, strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
             wanted = WANTED.get((work, name)) if has_amx else None
             db = error_db(outs["flax f32"], outs[name])
-            print(f"| {name} | {middle:.2f} ({low:.2f}–{high:.2f}) | {wanted or ''} | {db:.1f} |")
+            print(f"| {name} | {ratio(own, base)} | {wanted or ''} | {db:.1f} |")
 
 
 if __name__ == "__main__":
