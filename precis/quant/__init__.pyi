@@ -1,4 +1,4 @@
-from .arrays import Arrays, from_arrays, to_arrays
+from .arrays import Arrays, from_arrays, in_structure, manifest_of, nodes_of, to_arrays
 from .calibration import AbsMax, Calibration, MinMax, Mse, Percentile, read_calibration
 from .formats import quantized_format
 from .kernel import (
@@ -11,8 +11,9 @@ from .kernel import (
     recast,
 )
 from .leaf import quantize_array
+from .pieces import quantize_pieces
 from .qtensor import QTensor
-from .rules import KEPT, QuantRule, quant_rules
+from .rules import KEPT, QuantRule, Rules, check_rules, quant_rules, rule_for
 from .shardings import shardings_like
 from .trees import dequantize, quantize, quantize_stream
 
@@ -28,19 +29,26 @@ __all__ = [
     "Percentile",
     "QTensor",
     "QuantRule",
+    "Rules",
     "Stored",
     "as_kernel",
+    "check_rules",
     "dequantize",
     "from_arrays",
+    "in_structure",
     "is_stored",
+    "manifest_of",
+    "nodes_of",
     "open_stored",
     "quant_rules",
     "quantize",
     "quantize_array",
+    "quantize_pieces",
     "quantize_stream",
     "quantized_format",
     "read_calibration",
     "recast",
+    "rule_for",
     "shardings_like",
     "to_arrays",
 ]
