@@ -1,6 +1,6 @@
 from .adapters import Bound, bind, unbind
 from .formats import FloatFormat, IntFormat, round_to
-from .models import remat
+from .models import load_quantized, quantize_checkpoint, remat, save_quantized
 from .policy import (
     Policy,
     PolicyRules,
@@ -32,13 +32,16 @@ __all__ = [
     "cast_to_param",
     "dequantize",
     "get_policy",
+    "load_quantized",
     "make_step",
     "policy_rules",
     "quantize",
+    "quantize_checkpoint",
     "quantize_model",
     "read_policy",
     "remat",
     "round_to",
+    "save_quantized",
     "unbind",
     "value_and_grad",
 ]

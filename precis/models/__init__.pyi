@@ -1,6 +1,24 @@
 from .cnn import CNN
 from .decoder import Decoder, DecoderConfig
+from .loader import (
+    Written,
+    load_quantized,
+    open_source,
+    quantize_checkpoint,
+    save_quantized,
+)
 from .mlp import MLP
 from .remat import remat
 
-__all__ = ["CNN", "MLP", "Decoder", "DecoderConfig", "remat"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "Decoder",
+    "DecoderConfig",
+    "Written",
+    "load_quantized",
+    "open_source",
+    "quantize_checkpoint",
+    "remat",
+    "save_quantized",
+]

@@ -61,8 +61,9 @@ def _qtensor(path: str, parts: Mapping[str, Any], facts: Mapping[str, Any]) -> Q
     if missing or not isinstance(fmt, ScaledFormat):
         raise ValueError(f"{path}: {', '.join(missing) or fmt} is missing or unknown")
     packed = facts["packed"]
+    arrays: dict[str, Any] = {name: parts.get(name) for name in _PARTS}
     q = QTensor(
-        **{name: parts.get(name) for name in _PARTS},
+        **arrays,
         format=fmt,
         axes=tuple(facts["axes"]),
         packed=None if packed is None else (packed[0], packed[1]),

@@ -1,0 +1,5 @@
+"""Checkpoints on disk: what a file or folder holds, quantized to another one, and read back."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
