@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from precis.formats import Format
@@ -15,11 +15,12 @@ from precis.quant.calibration import Calibration, Mse, read_calibration
 from precis.quant.leaf import quantize_array
 from precis.quant.qtensor import QTensor
 
-Read: TypeAlias = Callable[[int, int, int], Any]
-"""`read(axis, start, stop)`: entries start … stop of an array along an axis, from the front."""
+Fill: TypeAlias = Callable[[np.ndarray, int, int], None]
+"""`fill(out, axis, start)`: reads into `out` what an array has along an axis from `start` on, in
+as many entries as `out` has there."""
 
-# Floats that are in memory at a time: 16 MiB of float32, which two cores have in their caches.
-_AT_ONCE = 1 << 22
+# Floats that are in memory at a time: 8 MiB of float32, a part of a cache.
+_AT_ONCE = 1 << 21
 
 
 class Split(NamedTuple):
@@ -36,7 +37,7 @@ class Split(NamedTuple):
 
 def quantize_pieces(
     x: jax.ShapeDtypeStruct,
-    read: Read,
+    fill: Fill,
     fmt: Format | str,
     *,
     axis: int | Sequence[int] | None = None,
@@ -50,7 +51,7 @@ def quantize_pieces(
 
     Args:
         x: Shape and dtype of the array.
-        read: Reads a piece of it.
+        fill: Reads a piece of it, into the same memory every time.
         fmt: As of `quantize_array`; not stochastic.
         axis: Likewise.
         calibrate: Likewise.
@@ -64,24 +65,34 @@ def quantize_pieces(
         ValueError: Likewise.
     """
     how = read_calibration(calibrate)
+    if x.dtype == np.float64:  # which tracing without x64 would not see
+        raise TypeError("float32, float16 or bfloat16 is quantized, got float64: cast it first")
 
     def one(piece: Any) -> QTensor:
         return quantize_array(piece, fmt, axis=axis, calibrate=how)
 
     whole = jax.eval_shape(one, x)
-    split = None if isinstance(how, Mse) else split_of(whole)
-    size = math.prod(x.shape)
-    if split is None or size <= at_once:
-        return jax.device_get(one(jnp.asarray(read(0, 0, x.shape[0] if x.shape else 1))))
     out: QTensor = jax.tree.map(lambda part: np.empty(part.shape, part.dtype), whole)
-    length = x.shape[split.axis]
-    step = _step(length, split.unit, size // length, at_once)
+    split = None if isinstance(how, Mse) else split_of(whole)
+    at, step = _steps(x.shape, split, at_once)
+    length = x.shape[at] if x.shape else 1
+    others = math.prod(x.shape) // max(length, 1)
+    memory = _memory(others * step * np.dtype(x.dtype).itemsize)
     for start in range(0, length, step):
-        stop = min(start + step, length)
-        piece = one(jnp.asarray(read(split.axis, start, stop)))
-        _put(out, piece, split.axis, start)
-        del piece
+        size = min(step, length - start)
+        shape = [*x.shape[:at], size, *x.shape[at + 1 :]] if x.shape else []
+        piece = np.frombuffer(memory, x.dtype, others * size).reshape(shape)
+        fill(piece, at, start)
+        # On a CPU nothing is copied: jax reads where the next piece will be.
+        made = jax.block_until_ready(one(jax.device_put(piece)))
+        _put(out, made, at, start)
+        del made
     return out
+
+
+def _memory(size: int) -> Any:
+    """Pages that go back to the system at once, and begin where jax' arrays may."""
+    return mmap.mmap(-1, max(size, 1))
 
 
 def split_of(q: QTensor) -> Split | None:
@@ -99,14 +110,20 @@ def split_of(q: QTensor) -> Split | None:
     return None
 
 
-def _step(length: int, unit: int, others: int, at_once: int) -> int:
-    """Entries along an axis to take at a time: equal pieces if there are such, compiled once."""
-    most = max(at_once // max(others * unit, 1), 1)
-    units = -(-length // unit)
-    if length % unit == 0:
-        best = max(n for n in range(1, most + 1) if units % n == 0)
+def _steps(shape: tuple[int, ...], split: Split | None, at_once: int) -> tuple[int, int]:
+    """Along which axis to go, and so many entries at a time.
+
+    Equal pieces, which are compiled once, if there are such of at least half of what is asked for.
+    """
+    if split is None:
+        return 0, max(shape[0] if shape else 1, 1)
+    length = shape[split.axis]
+    most = max(at_once * length // max(math.prod(shape) * split.unit, 1), 1)
+    units = -(-length // split.unit)
+    if length % split.unit == 0:
+        best = max(n for n in range(1, min(most, units) + 1) if units % n == 0)
         most = best if best * 2 > most else most
-    return unit * most
+    return split.axis, split.unit * most
 
 
 def _put(out: QTensor, piece: QTensor, axis: int, start: int) -> None:
@@ -122,7 +139,9 @@ def _put(out: QTensor, piece: QTensor, axis: int, start: int) -> None:
         ("tensor_scale", start),
     ):
         whole, part = getattr(out, name), getattr(piece, name)
-        if whole is not None:
+        if whole is not None and whole.ndim:
             index = [slice(None)] * whole.ndim
             index[axis] = slice(first, first + part.shape[axis])
             whole[tuple(index)] = np.asarray(part)
+        elif whole is not None:
+            whole[...] = np.asarray(part)

@@ -38,16 +38,15 @@ def test_pieces_are_the_whole(shape, fmt, axis, how):
         x[0, 1] = np.nan
     sizes = []
 
-    def read(at, start, stop):
-        if not x.ndim:
-            return x
-        sizes.append(stop - start)
+    def fill(out, at, start):
+        sizes.append(out.shape[at] if x.ndim else 1)
         index = [slice(None)] * x.ndim
-        index[at] = slice(start, stop)
-        return np.ascontiguousarray(x[tuple(index)])
+        if x.ndim:
+            index[at] = slice(start, start + out.shape[at])
+        out[...] = x[tuple(index)]
 
     struct = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    found = quantize_pieces(struct, read, fmt, axis=axis, calibrate=how, at_once=600)
+    found = quantize_pieces(struct, fill, fmt, axis=axis, calibrate=how, at_once=600)
     wanted = quantize_array(jnp.asarray(x), fmt, axis=axis, calibrate=how)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
@@ -61,13 +60,19 @@ def test_pieces_are_the_whole(shape, fmt, axis, how):
 def test_no_more_is_read_at_once_than_was_asked_for():
     read_at_once = []
 
-    def read(at, start, stop):
-        assert at == 1
-        read_at_once.append(stop - start)
-        return np.ones((64, stop - start), np.float16)
+    def fill(out, at, start):
+        assert (at, start) == (1, sum(read_at_once))
+        read_at_once.append(out.shape[1])
+        out[...] = 1
 
     struct = jax.ShapeDtypeStruct((64, 96), np.float16)
-    q = quantize_pieces(struct, read, "int8", at_once=64 * 10)
+    q = quantize_pieces(struct, fill, "int8", at_once=64 * 10)
     assert read_at_once == [8] * 12  # equal pieces: one shape to compile
     assert q.dtype == np.float16
     assert q.values.shape == (64, 96)
+    assert np.all(q.values == 127)
+
+
+def test_float64_is_refused():
+    with pytest.raises(TypeError, match="cast it first"):
+        quantize_pieces(jax.ShapeDtypeStruct((4, 4), np.float64), lambda *_: None, "int8")

@@ -33,12 +33,18 @@ def read_orbax(where: Path) -> Source:
     manifest = _manifest(folder / MANIFEST)
     empty = _empty(manifest)
 
-    def read(path: str, axis: int, start: int, stop: int) -> np.ndarray:
-        if path in empty:
-            return np.zeros(empty[path].shape, empty[path].dtype)
-        return _restored(folder, structure, paths, path)[_index(leaves[path], axis, start, stop)]
+    last: dict[str, np.ndarray] = {}
 
-    return Source("orbax", where, leaves | empty, "/", {}, manifest, read)
+    def fill(path: str, out: np.ndarray, axis: int, start: int) -> None:
+        if path in empty:
+            return
+        if path not in last:  # One leaf is kept: the next call is likely to want more of it.
+            last.clear()
+            last[path] = _restored(folder, structure, paths, path)
+        stop = start + out.shape[axis] if out.shape else 1
+        out[...] = last[path][_index(leaves[path], axis, start, stop)]
+
+    return Source("orbax", where, leaves | empty, "/", {}, manifest, fill)
 
 
 def _folder(where: Path) -> Path:

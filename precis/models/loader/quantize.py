@@ -126,9 +126,9 @@ def _taker(
         if path is None:
             return _copied(source, name)
         if name not in made:
-            leaf, rule, read = source.leaves[path], plan.quantized[path], partial(source.read, path)
+            leaf, rule, fill = source.leaves[path], plan.quantized[path], partial(source.fill, path)
             assert rule.format is not None
-            node = quantize_pieces(leaf, read, rule.format, axis=rule.axis, calibrate=calibrate)
+            node = quantize_pieces(leaf, fill, rule.format, axis=rule.axis, calibrate=calibrate)
             made.update(node_parts(path, node))
         return [made.pop(name)]
 
@@ -137,10 +137,11 @@ def _taker(
 
 def _copied(source: Source, path: str) -> Iterator[np.ndarray]:
     """A leaf as it is, in pieces along its first axis."""
-    shape = source.leaves[path].shape
-    if not shape:
-        yield source.read(path, 0, 0, 1)
-        return
-    rows = max(_AT_ONCE // max(math.prod(shape[1:]), 1), 1)
-    for start in range(0, shape[0], rows):
-        yield source.read(path, 0, start, min(start + rows, shape[0]))
+    leaf = source.leaves[path]
+    length, *others = leaf.shape or (1,)
+    rows = max(_AT_ONCE // max(math.prod(others), 1), 1)
+    for start in range(0, length, rows):
+        shape = (min(rows, length - start), *others) if leaf.shape else ()
+        piece = np.empty(shape, leaf.dtype)
+        source.fill(path, piece, 0, start)
+        yield piece

@@ -37,9 +37,9 @@ def read_safetensors(where: Path) -> Source:
     separator = said if said in (".", "/") else separator_of(entries)
     by_path = {name.replace(separator, "/"): found for name, found in entries.items()}
 
-    def read(path: str, axis: int, start: int, stop: int) -> np.ndarray:
+    def fill(path: str, out: np.ndarray, axis: int, start: int) -> None:
         file, entry = by_path[path]
-        return _read(file, entry, axis, start, stop)
+        _fill(file, entry, out, axis=axis, start=start)
 
     return Source(
         kind="safetensors",
@@ -51,7 +51,7 @@ def read_safetensors(where: Path) -> Source:
         separator=separator,
         metadata={name: text for name, text in metadata.items() if name != MANIFEST},
         manifest=manifest,
-        read=read,
+        fill=fill,
     )
 
 
@@ -94,24 +94,20 @@ def _manifest(where: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _read(file: Path, entry: Entry, axis: int, start: int, stop: int) -> np.ndarray:
-    """Entries start … stop along an axis; read, not mapped, so that no page of it stays."""
-    shape = list(entry.shape)
-    if shape:
-        shape[axis] = stop - start
-    out = np.empty(shape, entry.dtype)
-    rows = math.prod(shape[:axis])
+def _fill(file: Path, entry: Entry, out: np.ndarray, *, axis: int, start: int) -> None:
+    """Reads entries along an axis; they are not mapped, so that no page of the file stays."""
+    if not out.size:
+        return
     inner = math.prod(entry.shape[axis + 1 :]) * entry.dtype.itemsize
-    step = inner * (entry.shape[axis] if shape else 1)
-    pieces = out.reshape(-1).view(np.uint8).reshape(rows, -1) if out.size else out.reshape(0, 0)
+    step = inner * (entry.shape[axis] if entry.shape else 1)
+    rows = out.reshape(-1).view(np.uint8).reshape(math.prod(entry.shape[:axis]), -1)
     with file.open("rb") as opened:
-        for row, piece in enumerate(pieces):
-            _fill(opened.fileno(), piece, entry.start + row * step + start * inner, file)
-    return out
+        for number, row in enumerate(rows):
+            _read(opened.fileno(), row, entry.start + number * step + start * inner, file)
 
 
-def _fill(descriptor: int, piece: np.ndarray, offset: int, file: Path) -> None:
-    view = piece.data
+def _read(descriptor: int, row: np.ndarray, offset: int, file: Path) -> None:
+    view = row.data
     while view:
         count = os.preadv(descriptor, [view], offset)
         if not count:

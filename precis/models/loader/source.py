@@ -35,8 +35,8 @@ class Source:
         separator: What parts of a path are joined by on disk.
         metadata: What else a safetensors header says, as text.
         manifest: What `quantize_checkpoint` wrote beside the arrays; None if it did not write it.
-        read: `read(path, axis, start, stop)`: entries start … stop of a leaf along an axis, from
-            the front, in its own dtype.
+        fill: `fill(path, out, axis, start)`: reads into `out`, of its dtype, what a leaf has along
+            an axis from `start` on, in as many entries as `out` has there.
     """
 
     kind: Kind
@@ -45,12 +45,13 @@ class Source:
     separator: str
     metadata: Mapping[str, str]
     manifest: Mapping[str, Any] | None
-    read: Callable[[str, int, int, int], np.ndarray]
+    fill: Callable[[str, np.ndarray, int, int], None]
 
     def whole(self, path: str) -> np.ndarray:
         """The leaf at `path`."""
-        shape = self.leaves[path].shape
-        return self.read(path, 0, 0, shape[0] if shape else 1)
+        out = np.empty(self.leaves[path].shape, self.leaves[path].dtype)
+        self.fill(path, out, 0, 0)
+        return out
 
 
 def open_source(where: str | Path) -> Source:
