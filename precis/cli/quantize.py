@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -31,11 +31,15 @@ def quantize(
         Literal["terminal", "markdown", "json"],
         tyro.conf.arg(name="as", metavar="terminal|markdown|json"),
     ] = "terminal",
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DST", help_behavior_hint="")] = None,
+    overwrite: bool = False,
 ) -> int:
     """Quantize a trained model, and say what that costs and saves.
 
     Args:
-        checkpoint: A trial's folder, as a sweep wrote it: runs/NAME/TRIAL.
+        checkpoint: A trial's folder, as a sweep wrote it: runs/NAME/TRIAL. With --out also a
+            .safetensors file, a folder of such shards, or one that orbax wrote: of these, whose
+            model is not known, the report is on weights alone.
         mode: What weights run as: w8a8, w8a8_static, w8a8_outliers, w8, w4, nf4, or the name of
             a format for weights alone.
         rules: Another mode for some paths, as 'head/**=f32'; may be given more than once, and
@@ -44,25 +48,69 @@ def quantize(
         smooth: Divide large columns of inputs by what weights can take over (SmoothQuant), this
             much of it: 0.5 is the paper's.
         output: How the report is printed.
+        out: Where the model is written to: a file that ends in .safetensors, or a folder.
+        overwrite: Replace what is there.
     """
+    from precis.cli.quantize_files import quantized_files
+    from precis.models.loader import refuse_existing, save_quantized
     from precis.report import print_quantized, quantized_markdown
     from precis.sweep.store.strict import strict
     from precis.sweep.trained import load_trained
 
     pairs = [("**", mode), *(_pair(rule) for rule in rules)]
     title = f"{checkpoint.name}, {'; '.join([mode, *rules])}"
-    trained = load_trained(checkpoint)
-    record, evaluation = _quantized(trained, pairs, calibrate=calibrate, smooth=smooth)
+    remarks: list[str] = []
+    if _is_trial(checkpoint):
+        if out is not None:
+            refuse_existing(out, overwrite=overwrite)
+        trained = load_trained(checkpoint)
+        made = _quantized(trained, pairs, calibrate=calibrate, smooth=smooth)
+        record = made.record
+        remarks.append(made.evaluation)
+        if out is not None:
+            save_quantized(made.qparams, out, overwrite=overwrite)
+    else:
+        record = quantized_files(
+            checkpoint, out, pairs, calibrate=calibrate, smooth=smooth, overwrite=overwrite
+        )
+    if out is not None:
+        remarks.append(f"written to {out}; precis.load_quantized reads it")
     match output:
         case "terminal":
             console = open_console()
             print_quantized(record, console, title=title)
-            console.print(evaluation, highlight=False)
+            for remark in remarks:
+                console.print(remark, highlight=False)
         case "markdown":
-            print(f"## {title}\n\n{quantized_markdown(record)}\n{evaluation}")
+            print("\n".join([f"## {title}", "", quantized_markdown(record), *remarks]))
         case "json":
             print(json.dumps(strict({"title": title, **record}), indent=2, ensure_ascii=False))
     return 0
+
+
+class _Quantized(NamedTuple):
+    """A trial's model in few bits.
+
+    Attributes:
+        record: That of the report.
+        evaluation: The metric before and after, in a sentence.
+        qparams: The parameters.
+    """
+
+    record: dict[str, Any]
+    evaluation: str
+    qparams: Any
+
+
+def _is_trial(checkpoint: Path) -> bool:
+    """Whether to look for a trial there; also where there is nothing else, for the error.
+
+    A trial has its arrays three folders down, checkpoints/STEP/arrays, what orbax alone wrote at
+    most two.
+    """
+    patterns = ("*.safetensors", "_METADATA", "*/_METADATA", "*/*/_METADATA")
+    found = (next(checkpoint.glob(pattern), None) for pattern in patterns)
+    return not checkpoint.is_file() and all(path is None for path in found)
 
 
 def _pair(rule: str) -> tuple[str, str]:
@@ -74,8 +122,7 @@ def _pair(rule: str) -> tuple[str, str]:
 
 def _quantized(
     trained: Trained, rules: list[tuple[str, str]], *, calibrate: str, smooth: float | None
-) -> tuple[dict[str, Any], str]:
-    """The record of the report, and the evaluation before and after in a sentence."""
+) -> _Quantized:
     import jax
     import numpy as np
 
@@ -112,4 +159,4 @@ def _quantized(
         f"{'; the table is of the first of them' if len(held_out) > 1 else ''}"
     )
     own = {"metric": task.metric[0], "unit": task.unit, "before": before, "after": after}
-    return {**told.record(), "evaluation": own}, evaluation
+    return _Quantized({**told.record(), "evaluation": own}, evaluation, qparams)

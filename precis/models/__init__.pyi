@@ -2,6 +2,7 @@ from .cnn import CNN
 from .decoder import Decoder, DecoderConfig
 from .loader import (
     Written,
+    load_node,
     load_quantized,
     open_source,
     quantize_checkpoint,
@@ -16,6 +17,7 @@ __all__ = [
     "Decoder",
     "DecoderConfig",
     "Written",
+    "load_node",
     "load_quantized",
     "open_source",
     "quantize_checkpoint",

@@ -51,7 +51,8 @@ class Report:
         kept: Why each other parameter of two axes or more stays in float, by path.
         bytes_before: Bytes of all parameters.
         bytes_after: The same of those in few bits.
-        output_db: SQNR of the model's output with all weights in few bits.
+        output_db: SQNR of the model's output with all weights in few bits; None where only
+            weights were looked at.
         loss_before: The loss in float, if a loss was given.
         loss_after: The loss in few bits.
     """
@@ -60,7 +61,7 @@ class Report:
     kept: dict[str, str]
     bytes_before: int
     bytes_after: int
-    output_db: float
+    output_db: float | None
     loss_before: float | None
     loss_after: float | None
 

@@ -23,8 +23,9 @@ def headline(record: Mapping[str, Any]) -> str:
     parts = [
         f"{in_unit(before, unit)} → {in_unit(after, unit)} {unit[1]} "
         f"({before / after:.1f} times smaller)",
-        f"output SQNR {decibels(record['output_db'])} dB",
     ]
+    if record["output_db"] is not None:
+        parts.append(f"output SQNR {decibels(record['output_db'])} dB")
     if record["loss_before"] is not None:
         gap = change(record["loss_after"], record)
         parts.append(f"loss {record['loss_before']:.5g} → {record['loss_after']:.5g} ({gap})")

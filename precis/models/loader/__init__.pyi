@@ -1,4 +1,5 @@
-from .load import load_quantized
+from .draft import refuse_existing
+from .load import load_node, load_quantized
 from .plan import CHECKPOINT_KEPT
 from .quantize import Written, quantize_checkpoint
 from .save import save_quantized
@@ -9,8 +10,10 @@ __all__ = [
     "Kind",
     "Source",
     "Written",
+    "load_node",
     "load_quantized",
     "open_source",
     "quantize_checkpoint",
+    "refuse_existing",
     "save_quantized",
 ]

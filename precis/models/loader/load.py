@@ -10,9 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from precis.models.loader.names import nested
-from precis.models.loader.source import open_source
-from precis.quant import from_arrays, in_structure, nodes_of
+from precis.models.loader.source import Source, open_source
+from precis.quant import Stored, from_arrays, in_structure, nodes_of
 from precis.types import PyTree
+
+
+def load_node(source: Source, path: str) -> Stored:
+    """One quantized node of a checkpoint in few bits, and nothing else of it.
+
+    Args:
+        source: The checkpoint, as `open_source` gives it.
+        path: Where the node is.
+
+    Raises:
+        ValueError: There is none, or its arrays do not belong together.
+    """
+    manifest = source.manifest or {}
+    if path not in manifest.get("quantized", {}):
+        raise ValueError(f"{source.where} has nothing quantized at {path}")
+    names = [name for name in source.leaves if name.startswith(f"{path}/")]
+    own = {**manifest, "quantized": {path: manifest["quantized"][path]}}
+    return from_arrays({name: source.whole(name) for name in names}, own)[path]
 
 
 def load_quantized(dst: str | Path, *, like: PyTree = None) -> Any:

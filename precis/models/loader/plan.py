@@ -37,12 +37,14 @@ class Plan:
         rules: The rules, in their order.
         quantized: By path, the rule that a leaf is quantized by, its axis made explicit where it
             is not what is usual for an array.
+        names: How rules know these leaves, by path.
         nodes: By path, the shapes and static facts of what that makes.
         kept: Why each other float of two axes or more stays as it is, by path.
     """
 
     rules: tuple[QuantRule, ...]
     quantized: Mapping[str, QuantRule]
+    names: Mapping[str, str]
     nodes: Mapping[str, QTensor]
     kept: Mapping[str, str]
 
@@ -65,6 +67,7 @@ def plan_of(
     resolved = quant_rules(rules)
     has_params = any(path.startswith(_PARAMS) for path in leaves)
     ndims: dict[str, int] = {}
+    names: dict[str, str] = {}
     quantized, nodes, kept = dict[str, QuantRule](), dict[str, QTensor](), dict[str, str]()
     for path, leaf in leaves.items():
         if not is_float(leaf) or (has_params and not path.startswith(_PARAMS)):
@@ -82,10 +85,11 @@ def plan_of(
             kept[path] = made
         else:
             quantized[path], nodes[path] = QuantRule(rule.pattern, rule.format, axis), made
+            names[path] = own
     if not quantized and (odd := [f"{path}: {why}" for path, why in kept.items()]):
         raise ValueError(f"nothing is quantized; {'; '.join(odd[:6])}")
     check_rules(resolved, ndims, keep, is_quantized=bool(quantized))
-    return Plan(resolved, quantized, nodes, kept)
+    return Plan(resolved, quantized, names, nodes, kept)
 
 
 def usual_axis(path: str, leaf: jax.ShapeDtypeStruct, fmt: ScaledFormat) -> tuple[int, ...] | None:

@@ -27,6 +27,7 @@ class Written(NamedTuple):
         where: The file or folder.
         kind: Its format.
         formats: What each quantized leaf is stored in, by path.
+        names: How rules know it, by path: without the collection `params`.
         kept: Why each other float of two axes or more stays as it was, by path.
         bytes_before: Bytes of all arrays of the source.
         bytes_after: Bytes of all arrays that were written.
@@ -35,6 +36,7 @@ class Written(NamedTuple):
     where: Path
     kind: Kind
     formats: Mapping[str, str]
+    names: Mapping[str, str]
     kept: Mapping[str, str]
     bytes_before: int
     bytes_after: int
@@ -99,7 +101,7 @@ def quantize_checkpoint(
     )
     formats = {path: str(node.format) for path, node in plan.nodes.items()}
     before, after = nbytes(dict(source.leaves)), nbytes(leaves)
-    return Written(where, chosen, formats, plan.kept, before, after)
+    return Written(where, chosen, formats, plan.names, plan.kept, before, after)
 
 
 def _manifest(source: Source, plan: Plan) -> dict[str, Any]:

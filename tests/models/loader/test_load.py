@@ -28,7 +28,6 @@ def model():
     return mlp, jax.jit(mlp.init)(jax.random.key(1), x)["params"], x
 
 
-@pytest.mark.world
 @pytest.mark.parametrize("mode", ["w8a8_static", "w8a8_outliers", "w8a8; Dense_1/**: nf4@block8"])
 @pytest.mark.parametrize("name", ["a.safetensors", "a"])
 def test_a_model_from_disk_gives_the_same_bits(model, tmp_path, mode, name):
@@ -64,6 +63,7 @@ TREE = {
 }
 
 
+@pytest.mark.world
 @pytest.mark.parametrize("name", ["a.safetensors", "a"])
 def test_all_kinds_of_leaves(tmp_path, name):
     save_quantized(TREE, tmp_path / name)

@@ -53,7 +53,7 @@ def test_what_is_made_is_aligned_and_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("header", "body", "message"),
     [
-        ({"a": entry(0, 8)}, 7, r"24 bytes .*cut off|has .* bytes, and .* by its header: it is cut"),
+        ({"a": entry(0, 8)}, 7, r"has .* bytes, and .* by its header: it is cut off"),
         ({"a": entry(0, 8)}, 9, "what follows is unknown"),
         ({"a": entry(0, 4)}, 4, r"a is F32\[2\], 8 bytes, and is given 4"),
         ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "b begins at byte"),
@@ -86,5 +86,5 @@ def test_a_file_that_is_cut_off_at_any_byte_is_refused(tmp_path):
     assert set(read_header(tmp_path / "whole").entries) == {"a", "b"}
     for size in range(len(whole)):
         (tmp_path / "cut").write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="cut off|no header"):
+        with pytest.raises(ValueError, match=r"cut off|no header"):
             read_header(tmp_path / "cut")
