@@ -44,6 +44,28 @@ def matches(pattern: str, path: str) -> bool:
     return _compiled(pattern).fullmatch(path) is not None
 
 
+def pattern_pairs(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """What holds everywhere, and (pattern, value) for each rule that follows a `;`.
+
+    >>> pattern_pairs("w8a8; head/**: f32")
+    ('w8a8', [('head/**', 'f32')])
+
+    Raises:
+        ValueError: A rule without a colon, or with nothing on one side of it.
+    """
+    base, *rest = (part.strip() for part in text.split(";"))
+    pairs = []
+    for part in filter(None, rest):
+        pattern, _, value = (side.strip() for side in part.partition(":"))
+        if not pattern or not value:
+            raise ValueError(
+                f"rule {part!r} in {text!r}: a pattern, a colon and what it gets are wanted, "
+                f"as in '{base}; head/**: f32'"
+            )
+        pairs.append((pattern, value))
+    return base, pairs
+
+
 def what_there_is(pattern: str, paths: Iterable[str]) -> str:
     """The end of an error message about a pattern that matches none of `paths`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -58,10 +59,11 @@ def columns_apart(
     """`x` without its outlying columns, and what the product of these is, in float32.
 
     The columns are the `count` ones with the largest magnitudes over all rows, where these are
-    above `threshold`; a column with a NaN or an Inf is always among the largest.
+    above `threshold`; a column with a NaN or an Inf is always among the largest. Each of the
+    matrices along batch axes has its own.
 
     Args:
-        op: A dot without batch axes.
+        op: A dot.
         x: [...] float32.
         weight: The other operand's codes, and scales for each of its outputs.
         side: Which operand `x` is.
@@ -70,6 +72,30 @@ def columns_apart(
 
     Source: LLM.int8(), arXiv:2208.07339, section 3.2, with a count that is known beforehand.
     """
+    summed, batch = op.params["dimension_numbers"]
+    first = tuple(range(len(batch[0])))
+    # Without batch axes, those behind them move up.
+    numbers = tuple(
+        tuple(axis - sum(other < axis for other in own) for axis in axes)
+        for axes, own in zip(summed, batch, strict=True)
+    )
+    plain = op._replace(params=op.params | {"dimension_numbers": (numbers, ((), ()))})
+
+    def one(x: Array, codes: Array) -> tuple[Array, Array]:
+        return _apart(plain, x, codes, side, count, threshold)
+
+    for _ in first:
+        one = jax.vmap(one)
+    rest, out = one(
+        jnp.moveaxis(x, batch[side], first), jnp.moveaxis(weight.codes, batch[1 - side], first)
+    )
+    return jnp.moveaxis(rest, first, batch[side]), out
+
+
+def _apart(
+    op: MatrixOp, x: Array, codes: Array, side: int, count: int, threshold: float
+) -> tuple[Array, Array]:
+    """Likewise of a dot without batch axes."""
     summed, _ = op.params["dimension_numbers"]
     rows, columns = tuple(summed[side]), tuple(summed[1 - side])
     length = prod(x.shape[axis] for axis in rows)
@@ -87,8 +113,8 @@ def columns_apart(
     rest = jnp.where(spread, np.float32(0), x)
     picked = jnp.take(_flat(x, rows, free), places, axis=-1)
     picked = jnp.where(is_out, picked, np.float32(0))
-    others = tuple(axis for axis in range(weight.codes.ndim) if axis not in columns)
-    own = jnp.take(_flat(weight.codes, columns, others), places, axis=-1).astype(np.float32)
+    others = tuple(axis for axis in range(codes.ndim) if axis not in columns)
+    own = jnp.take(_flat(codes, columns, others), places, axis=-1).astype(np.float32)
     pair = (picked, own) if side == 0 else (own, picked)
     numbers = (((pair[0].ndim - 1,), (pair[1].ndim - 1,)), ((), ()))
     plain = op._replace(params=op.params | {"dimension_numbers": numbers})

@@ -78,10 +78,10 @@ def stored_op(
     """`matrix_op` of a float array and a weight in few bits, which is operand `side`."""
     own, other = (roles.lhs, roles.rhs) if side == 0 else (roles.rhs, roles.lhs)
     kernel = as_kernel(weight)
-    if kernel.outliers and (not op.is_dot or op.params["dimension_numbers"][1][0]):
+    if kernel.outliers and not op.is_dot:
         raise ValueError(
-            f"outlier columns go with a dot without batch axes, not with {op.primitive.name} of a "
-            f"weight {list(weight.shape)}: leave outliers out there"
+            f"outlier columns go with a dot, not with {op.primitive.name} of a weight "
+            f"{list(weight.shape)}: give it another mode by a rule, such as w8a8"
         )
     key = _Key(
         primitive=op.primitive,

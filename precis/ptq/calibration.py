@@ -12,8 +12,10 @@ from jax import Array
 
 from precis.adapters import call_of
 from precis.formats import exact_amax
+from precis.ptq.parameters import float_parameters
 from precis.ptq.statistics import Statistics
-from precis.ptq.weights import FLOAT, float_parameters
+from precis.ptq.weights import FLOAT
+from precis.quant import is_stored
 from precis.types import PyTree
 from precis.walk import Product, Reading, audit, observed
 
@@ -40,10 +42,12 @@ def calibrate(model: Any, params: PyTree, batches: Iterable[Any], **kwargs: Any)
         **kwargs: Constants that each call of the model is given.
 
     Raises:
-        ValueError: No batches.
+        ValueError: No batches, or parameters that are in few bits already.
         TypeError: A model of another kind.
     """
     call, tree = call_of(model, params)
+    if low := [path for path, leaf in float_parameters(tree).items() if is_stored(leaf)]:
+        raise ValueError(f"parameters in float are wanted to calibrate on; {low[0]} is in few bits")
 
     @jax.jit
     def measure(tree: PyTree, *args: Any) -> dict[str, Seen | None]:

@@ -13,9 +13,9 @@ from jax import Array
 
 from precis.ptq.model import QuantizedModel
 from precis.ptq.modes import mode_at
+from precis.ptq.parameters import stored_and_float
 from precis.ptq.rows import Report, Row
 from precis.ptq.weight_facts import sqnr_db, weight_facts
-from precis.ptq.weights import stored_and_float
 from precis.quant import as_kernel, is_stored
 from precis.tree import has_collections, is_float, nbytes, param_path
 from precis.types import PyTree
@@ -48,7 +48,7 @@ def report(
 
     Args:
         fn: What `quantize_model` made.
-        params: The parameters in float that it was made of, as a plain tree.
+        params: The parameters in float that it was made of.
         qparams: Those in few bits that it made.
         *args: What the model takes after the parameters: one batch.
         loss: From what the model returns to a number.
@@ -56,10 +56,12 @@ def report(
         **kwargs: As the model takes them.
 
     Raises:
-        ValueError: `params` is not the tree that `qparams` was made of.
+        ValueError: `params` is not the tree that `qparams` was made of, or the two are swapped.
     """
     pairs = stored_and_float(params, qparams)
-    run = _Runs(fn, params, qparams, args, kwargs, loss)
+    if not pairs:
+        raise ValueError("qparams hold no weight in few bits: report(fn, params, qparams, *args)")
+    run = _Runs(fn, {path: pair[0] for path, pair in pairs.items()}, qparams, args, kwargs, loss)
     exact, loss_before, order = run.of(())
     paths = sorted(pairs, key=lambda path: order.index(path) if path in order else len(order))
     whole, loss_after, _ = run.of(tuple(paths))
@@ -112,10 +114,10 @@ class _Figures(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """A model, and what to run it on."""
+    """A model, its weights in float and in few bits, and what to run it on."""
 
     fn: QuantizedModel
-    params: PyTree
+    floats: Mapping[str, Any]
     qparams: PyTree
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -123,12 +125,13 @@ class _Runs(NamedTuple):
 
     def of(self, paths: tuple[str, ...]) -> tuple[np.ndarray, float | None, list[str]]:
         """Output and loss with these weights in few bits, and the paths of matrix ops in order."""
-        in_collections = has_collections(self.params)
+        in_collections = has_collections(self.qparams)
 
-        def pick(key_path: tuple[Any, ...], low: Any, leaf: Any) -> Any:
-            return low if param_path(key_path, in_collections=in_collections) in paths else leaf
+        def pick(key_path: tuple[Any, ...], leaf: Any) -> Any:
+            path = param_path(key_path, in_collections=in_collections)
+            return leaf if path in paths else self.floats.get(path, leaf)
 
-        tree = jax.tree_util.tree_map_with_path(pick, self.qparams, self.params, is_leaf=is_stored)
+        tree = jax.tree_util.tree_map_with_path(pick, self.qparams, is_leaf=is_stored)
         rules = tuple(rule for rule in self.fn.policy.rules if rule.pattern in paths)
         policy = replace(self.fn.policy, rules=rules)
 

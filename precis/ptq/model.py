@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import Array
 
 from precis.adapters import call_of
 from precis.formats import cast_to
 from precis.policy import PolicyRules
 from precis.ptq.modes import ModeRule, Modes, mode_rules
 from precis.ptq.weights import quantized_weights
-from precis.quant import KEPT, Calibration, is_stored
+from precis.quant import KEPT, Calibration, is_stored, recast
 from precis.tree import is_float
 from precis.types import PyTree
 from precis.walk import Audit, audit, autocast
@@ -43,9 +42,14 @@ class QuantizedModel:
 
     def __call__(self, qparams: PyTree, *args: Any, **kwargs: Any) -> Any:
         """What the model returns for these arguments."""
+        if not any(map(is_stored, jax.tree.leaves(qparams, is_leaf=is_stored))):
+            raise TypeError(
+                "the parameters in few bits come first, as quantize_model returned them: these "
+                "hold none"
+            )
         wanted = _float_shapes(self.call, (qparams, *args), kwargs)
         out = autocast(self.call, self.policy)(qparams, *args, **kwargs)
-        return jax.tree.map(_in_dtype, out, wanted)
+        return jax.tree.map(_in_dtype, out, wanted, is_leaf=is_stored)
 
     def audit(self, qparams: PyTree, *args: Any, **kwargs: Any) -> Audit:
         """What each matrix op runs, read off the plan; arrays may be shapes alone."""
@@ -93,7 +97,8 @@ def quantize_model(
             as of `precis.bind(model)`. A `Bound`: like its `apply`. Or any function of parameters
             and inputs.
         params: Its parameters; linen's variables as a whole do as well. Of nnx, `bind(model)`'s,
-            an `nnx.State`, or None for the module's own.
+            an `nnx.State`, or None for the module's own. Weights that are stored already in the
+            format of their mode stay as they are.
         mode: A mode, or rules by path: `[("**", "w8a8"), ("head/**", "f32")]`, or
             `"w8a8; head/**: f32"`. The last rule that matches a path wins.
         calibrate: What groups are scaled by: see `precis.quantize`.
@@ -107,11 +112,14 @@ def quantize_model(
 
     Raises:
         ValueError: An unknown mode; a rule that matches nothing, or nothing to quantize, with what
-            there is; a static mode without `input_amax`.
+            there is; a static mode without `input_amax`; numbers for a path that there is not, or
+            of another shape; a weight that is stored in few bits already, but those of its mode.
         TypeError: A model of another kind.
     """
     call, tree = call_of(model, params)
     rules = mode_rules(mode)
+    if outliers < 0:
+        raise ValueError(f"outliers is how many columns are multiplied in float, got {outliers}")
     made = quantized_weights(
         tree,
         rules,
@@ -145,5 +153,7 @@ def _float_shapes(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     return jax.eval_shape(on_arrays, *shapes)
 
 
-def _in_dtype(x: Array, wanted: jax.ShapeDtypeStruct) -> Array:
+def _in_dtype(x: Any, wanted: jax.ShapeDtypeStruct) -> Any:
+    if is_stored(x):  # a model that hands out its parameters, as linen's mutable=True does
+        return recast(x, wanted.dtype)
     return cast_to(x, wanted.dtype.name) if is_float(x) and x.dtype != wanted.dtype else x

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from precis.formats import ScaledFormat
+from precis.formats import ScaledFormat, parse
 from precis.quant import quantized_format
-from precis.types import did_you_mean, matches
+from precis.types import matches, nearest, pattern_pairs
 
 _KEEP = ("f32", "float32", "none")
 
@@ -79,14 +79,15 @@ def mode_rules(given: Modes) -> tuple[ModeRule, ...]:
         TypeError: A rule is neither.
     """
     if isinstance(given, str):
-        base, *rest = given.split(";")
-        pairs = (part.partition(":") for part in rest if part.strip())
-        return (
-            ModeRule("**", _mode(base)),
-            *(_rule((pattern.strip(), mode)) for pattern, _, mode in pairs),
-        )
+        base, pairs = pattern_pairs(given)
+        return (ModeRule("**", _mode(base)), *map(_rule, pairs))
     if isinstance(given, Mode):
         return (ModeRule("**", given),)
+    if not isinstance(given, Iterable) or isinstance(given, Mapping):
+        raise TypeError(
+            "a mode such as 'w8a8' or rules such as [('**', 'w8a8'), ('head/**', 'f32')] are "
+            f"wanted, got {given!r}"
+        )
     rules = tuple(_rule(rule) for rule in given)
     if not rules:
         raise ValueError("rules are wanted, such as [('**', 'w8a8')], got none")
@@ -116,13 +117,23 @@ def _mode(given: Any) -> Mode:
     name = "f32" if given is None else str(given).strip()
     if name.lower() in _KEEP:
         return MODES["f32"]
-    if name in MODES:
-        return MODES[name]
+    if name.lower() in MODES:
+        return MODES[name.lower()]
     try:
         return Mode(name, quantized_format(name))
     except ValueError as error:
-        modes = ", ".join(MODES)
+        near = nearest(name.lower(), MODES)
+        hint = f"; did you mean {near!r}?" if near else f"; nor is it a format: {error}"
+        hint = f": {error}" if _is_format(name) else hint
         raise ValueError(
-            f"{name!r} is neither a mode ({modes}) nor a format that weights are kept in: {error}"
-            f"{did_you_mean(name, MODES)}"
+            f"{name!r} is no mode, which are {', '.join(MODES)} and the formats that weights are "
+            f"kept in{hint}"
         ) from None
+
+
+def _is_format(name: str) -> bool:
+    try:
+        parse(name)
+    except ValueError:
+        return False
+    return True

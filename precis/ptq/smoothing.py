@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 
 from precis.formats import exact_amax
+from precis.ptq.parameters import float_parameters
 from precis.ptq.statistics import Statistics
-from precis.ptq.weights import float_parameters
 from precis.types import PyTree
 
 _F32 = np.dtype(np.float32)

@@ -13,6 +13,7 @@ import numpy as np
 from precis.formats import ScaledFormat
 from precis.policy import PolicyRules, policy_rules
 from precis.ptq.modes import ModeRule, mode_at
+from precis.ptq.parameters import check_given, float_parameters
 from precis.quant import (
     KEPT,
     Calibration,
@@ -20,12 +21,14 @@ from precis.quant import (
     QTensor,
     QuantRule,
     Stored,
+    as_kernel,
     quantize,
     quantize_array,
+    read_calibration,
 )
 from precis.quant import is_stored as _is_stored
-from precis.tree import has_collections, is_float, map_params, param_path
-from precis.types import PyTree, matches, what_there_is
+from precis.tree import has_collections, map_params, param_path
+from precis.types import PyTree, matches
 
 FLOAT = "p=f32,c=f32,g=f32,x=f32,s=f32,o=f32"
 """What a float model computes in, and its gradients: all but the ops that rules name."""
@@ -71,43 +74,49 @@ def quantized_weights(
         outliers: How many columns of inputs are multiplied in float where a mode says so.
 
     Raises:
-        ValueError: As `precis.quantize`; a static mode without `input_amax`; `smoothing` of a path
-            that there is not.
+        ValueError: As `precis.quantize`; a static mode without `input_amax`; `input_amax` or
+            `smoothing` of a path that there is not, or of another shape; a weight that is in few
+            bits already, and not in those of its mode.
     """
-    found = float_parameters(params)
+    found, calibrate = float_parameters(params), read_calibration(calibrate)
+    check_given("input_amax", input_amax, found)
+    check_given("smoothing", smoothing, found)
     quant = [QuantRule(rule.pattern, rule.mode.weight, rule.axis) for rule in rules]
     kept: dict[str, str] = {}
     for path, leaf in found.items():
         rule = mode_at(rules, path)
-        if rule is None or rule.mode.weight is None or leaf.ndim < 2:
+        if _is_stored(leaf):
+            _check_stored(path, leaf, rule)
+        if rule is None or rule.mode.weight is None or leaf.ndim < 2 or _is_stored(leaf):
             continue
         axis = rule.axis or _summed(path, leaf.ndim, rule.mode.weight, found)
         if _is_left(rule, path, keep):
             continue
-        reason = _unfit(leaf, rule.mode.weight, axis)
+        reason = _unfit(leaf, rule.mode.weight, axis, calibrate)
         if reason:
             kept[path] = reason
             quant.append(QuantRule(path, None))
         elif axis != rule.axis:
             quant.append(QuantRule(path, rule.mode.weight, axis))
-    if odd := [path for path in smoothing if path not in found]:
-        raise ValueError(f"smoothing of {odd[0]!r}: {what_there_is(odd[0], found)}")
-    qparams = quantize(
-        _multiplied(params, smoothing) if smoothing else params,
-        quant,
-        calibrate=calibrate,
-        keep=keep,
-    )
-    done = {
-        path: leaf for path, leaf in float_parameters(qparams).items() if isinstance(leaf, QTensor)
-    }
+    smoothing = {path: _shaped(by, found[path].ndim) for path, by in smoothing.items()}
+    smoothed = _multiplied(params, smoothing) if smoothing else params
+    try:
+        qparams = quantize(smoothed, quant, calibrate=calibrate, keep=keep)
+    except ValueError as error:
+        unfit = "".join(f"; {path}: {reason}" for path, reason in [*kept.items()][:1])
+        raise ValueError(f"{error}{unfit}") from None
+    done = {path: leaf for path, leaf in float_parameters(qparams).items() if _is_stored(leaf)}
     modes = {path: rule.mode for path in done if (rule := mode_at(rules, path))}
     for path, leaf in found.items():
         if path not in done and leaf.ndim >= 2 and path not in kept:
             rule = mode_at(rules, path)
             is_ruled = rule is None or rule.mode.weight is None
             kept[path] = "the rules say so" if is_ruled else "norms, biases and embeddings are kept"
-    static = [path for path, mode in modes.items() if mode.is_static and path not in input_amax]
+    static = [
+        path
+        for path, mode in modes.items()
+        if mode.is_static and path not in input_amax and as_kernel(done[path]).input_amax is None
+    ]
     if static:
         raise ValueError(
             f"w8a8_static wants the largest magnitude of the inputs of {', '.join(static)}: "
@@ -126,7 +135,7 @@ def quantized_weights(
         return Kernel(
             leaf,
             _shaped(input_amax[path], leaf.ndim) if mode.is_static else None,
-            jnp.asarray(smoothing[path], np.float32) if path in smoothing else None,
+            smoothing.get(path),
             outliers=outliers if mode.has_outliers else 0,
         )
 
@@ -145,42 +154,9 @@ def _multiplied(params: PyTree, smoothing: Mapping[str, Any]) -> PyTree:
     def times(path: str, leaf: Any) -> Any:
         if path not in smoothing:
             return leaf
-        return leaf.astype(np.float32) * jnp.asarray(smoothing[path], np.float32)
+        return leaf.astype(np.float32) * smoothing[path]
 
     return map_params(times, params)
-
-
-def float_parameters(params: PyTree) -> dict[str, Any]:
-    """Float parameters by path; of linen's variables, the collection `params` alone."""
-    in_collections = has_collections(params)
-    found: dict[str, Any] = {}
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_stored)
-    for key_path, leaf in leaves:
-        if in_collections and key_path[0].key != "params":
-            continue
-        if _is_stored(leaf) or is_float(leaf):
-            found[param_path(key_path, in_collections=in_collections)] = leaf
-    return found
-
-
-def stored_and_float(params: PyTree, qparams: PyTree) -> dict[str, tuple[Any, Stored]]:
-    """Each weight in few bits of `qparams` with the float that `params` has there, by path.
-
-    Raises:
-        ValueError: There is none of its shape.
-    """
-    found = float_parameters(params)
-    pairs = {}
-    for path, leaf in float_parameters(qparams).items():
-        if not _is_stored(leaf):
-            continue
-        if path not in found or found[path].shape != leaf.shape:
-            raise ValueError(
-                f"{path} {list(leaf.shape)} was not made of these parameters: "
-                f"{what_there_is(path, found)}"
-            )
-        pairs[path] = (found[path], leaf)
-    return pairs
 
 
 def _summed(path: str, ndim: int, fmt: ScaledFormat, found: Mapping[str, Any]) -> Any:
@@ -206,23 +182,31 @@ def _is_left(rule: ModeRule, path: str, keep: Sequence[str]) -> bool:
     return any(matches(pattern, path) for pattern in keep) and not is_named
 
 
-def _unfit(leaf: Any, fmt: ScaledFormat, axis: Any) -> str:
+def _check_stored(path: str, leaf: Stored, rule: ModeRule | None) -> None:
+    """That a weight which is in few bits already is in those that its rule wants."""
+    own, wanted = as_kernel(leaf).weight.format, rule.mode.weight if rule else None
+    if own != wanted:
+        raise ValueError(
+            f"{path} is stored as {own} already, and the rules want {wanted or 'float'} there: "
+            "give its parameters in float"
+        )
+
+
+def _unfit(leaf: Any, fmt: ScaledFormat, axis: Any, calibrate: Calibration) -> str:
     """Why a parameter cannot be quantized; "" if it can."""
-    if _is_stored(leaf):
-        return ""
     if leaf.dtype == np.float64:  # which tracing without x64 would not see
         return "it is float64: cast it to float32 first"
     try:
         shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        jax.eval_shape(lambda x: quantize_array(x, fmt, axis=axis), shape)
+        jax.eval_shape(lambda x: quantize_array(x, fmt, axis=axis, calibrate=calibrate), shape)
     except (TypeError, ValueError) as error:
         return str(error)
     return ""
 
 
-def _shaped(largest: Any, ndim: int) -> Any:
-    """One number for each matrix, with all axes of the weight."""
-    array = jnp.asarray(largest, np.float32)
+def _shaped(given: Any, ndim: int) -> Any:
+    """Numbers that are given for a weight, with all of its axes."""
+    array = jnp.asarray(given, np.float32)
     return array.reshape(*array.shape, *[1] * (ndim - array.ndim))
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from precis.formats import Format, ScaledFormat
 from precis.quant.formats import quantized_format
-from precis.types import matches, what_there_is
+from precis.types import matches, pattern_pairs, what_there_is
 
 KEPT = (
     "**/bias",
@@ -64,9 +64,8 @@ def quant_rules(rules: Rules) -> tuple[QuantRule, ...]:
         TypeError: A rule is neither.
     """
     if isinstance(rules, str) and ";" in rules:
-        base, *rest = rules.split(";")
-        pairs = (part.partition(":") for part in rest if part.strip())
-        return quant_rules([("**", base.strip()), *((p.strip(), f.strip()) for p, _, f in pairs)])
+        base, pairs = pattern_pairs(rules)
+        return quant_rules([("**", base), *pairs])
     if isinstance(rules, str | Format):
         return (QuantRule("**", quantized_format(rules)),)
     found = tuple(_rule(rule) for rule in rules)
@@ -112,7 +111,12 @@ def _may_quantize(rule: QuantRule, path: str, ndim: int, keep: Sequence[str]) ->
 
 
 def check_rules(
-    rules: Sequence[QuantRule], ndims: dict[str, int], keep: Sequence[str], *, is_quantized: bool
+    rules: Sequence[QuantRule],
+    ndims: dict[str, int],
+    keep: Sequence[str],
+    *,
+    is_quantized: bool,
+    stored: Sequence[str] = (),
 ) -> None:
     """Checks that each rule matches some parameter, and that some parameter is quantized.
 
@@ -121,14 +125,17 @@ def check_rules(
         ndims: How many axes each parameter has, by path.
         keep: Patterns of what stays in float.
         is_quantized: Whether something is quantized, or was already.
+        stored: Paths of what was quantized already.
 
     Raises:
         ValueError: It is not so. The message says what there is.
     """
     for rule in rules:
+        if any(matches(rule.pattern, path) for path in stored):
+            continue
         found = {path: ndim for path, ndim in ndims.items() if matches(rule.pattern, path)}
         if not found:
-            there = what_there_is(rule.pattern, ndims)
+            there = what_there_is(rule.pattern, [*ndims, *stored])
             raise ValueError(f"rule {rule.pattern!r} matches nothing: {there}")
         may = [_may_quantize(rule, path, ndim, keep) for path, ndim in found.items()]
         if rule.format is not None and not any(may):

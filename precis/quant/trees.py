@@ -52,16 +52,19 @@ def quantize(
     flat, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_stored)
     leaves: list[Any] = []
     ndims: dict[str, int] = {}
+    stored: list[str] = []
     for key_path, leaf in flat:
         is_state = in_collections and key_path[0].key != "params"
+        path = param_path(key_path, in_collections=in_collections)
+        if is_stored(leaf) and not is_state:
+            stored.append(path)
         if is_stored(leaf) or is_state or not is_float(leaf):
             leaves.append(leaf)
             continue
-        path = param_path(key_path, in_collections=in_collections)
         ndims[path] = leaf.ndim
         leaves.append(_by_rules(path, leaf, resolved, how, keep))
     is_quantized = any(is_stored(leaf) for leaf in leaves)
-    check_rules(resolved, ndims, keep, is_quantized=is_quantized)
+    check_rules(resolved, ndims, keep, is_quantized=is_quantized, stored=stored)
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -89,10 +92,12 @@ def quantize_stream(
     """
     resolved, how = quant_rules(rules), read_calibration(calibrate)
     ndims: dict[str, int] = {}
+    stored: list[str] = []
     is_quantized = False
     for path, leaf in parameters:
         if is_stored(leaf) or not is_float(leaf):
             out = leaf
+            stored += [path] if is_stored(leaf) else []
         else:
             ndims[path] = leaf.ndim
             out = _by_rules(path, leaf, resolved, how, keep)
@@ -101,7 +106,7 @@ def quantize_stream(
         is_quantized |= is_stored(out)
         yield path, jax.block_until_ready(out)
         del out
-    check_rules(resolved, ndims, keep, is_quantized=is_quantized)
+    check_rules(resolved, ndims, keep, is_quantized=is_quantized, stored=stored)
 
 
 def dequantize(tree: PyTree) -> PyTree:

@@ -144,7 +144,9 @@ def test_outlier_columns_spare_the_rest(operands):
     with_them = jax.jit(lambda x: multiplied(x, Kernel(q, outliers=4), "int8"))(x)
     without = jax.jit(lambda x: multiplied(x, q, "int8"))(x)
     assert sqnr_db(want, np.asarray(with_them, np.float64) - column) >= 40
-    assert sqnr_db(want, np.asarray(without, np.float64) - column) < 20
+    # A row's step is 100 |z| / 127 with z ~ N(0, 1): its noise is 10^4 / 127² / 12, -12.9 dB.
+    # Over 64 rows that is off by 0.7 dB, one standard deviation.
+    assert sqnr_db(want, np.asarray(without, np.float64) - column) == pytest.approx(12.9, abs=2)
 
 
 def test_no_column_above_the_threshold_is_no_outlier(operands):
@@ -179,12 +181,31 @@ def test_smoothing_moves_outliers_into_the_weight(operands):
     np.testing.assert_allclose(pull(g)[0], np.asarray(g) @ wide.T, rtol=1e-4, atol=1e-3)
 
 
-def test_outliers_of_a_batched_product_are_refused():
-    x, q = jnp.ones((2, 3, 8)), quantize_array(jnp.ones((2, 8, 4)), "int8")
-    numbers = (((2,), (1,)), ((0,), (0,)))
-    op = op_of(lambda a, b: lax.dot_general(a, b, numbers), x, jnp.ones(q.shape))
+def test_each_matrix_of_a_batched_product_has_outliers_of_its_own():
+    x = jax.random.normal(jax.random.key(9), (5, 3, 64)).at[:, [0, 1, 2], [7, 30, 7]].multiply(99.0)
+    q = quantize_array(jax.random.normal(jax.random.key(8), (3, 64, 4)), "int8")
+    dots = lambda x, w: jnp.einsum("bgk,gkn->gbn", x, w)  # noqa: E731
+    op = op_of(
+        lambda a, b: lax.dot_general(a, b, (((2,), (1,)), ((1,), (0,)))), x, jnp.ones(q.shape)
+    )
     kernel = Kernel(q, outliers=1)
-    with pytest.raises(ValueError, match="without batch axes"):
+    run = jax.jit(functools.partial(matrix_op, op, roles=roles(op, kernel, "int8")))
+    want = np.asarray(dots(x, dequantize(q)))
+    largest = x.at[:, [0, 1, 2], [7, 30, 7]].set(0.0)
+    rest = want - dots(x - largest, dequantize(q))
+    assert sqnr_db(rest, rest + run(x, kernel) - want) > 40
+    one = jax.jit(functools.partial(multiplied, compute="int8"))
+    each = [one(x[:, g], Kernel(q[g], outliers=1)) for g in range(3)]
+    np.testing.assert_array_equal(run(x, kernel), each)
+
+
+def test_outliers_of_a_convolution_are_refused():
+    x, q = jnp.ones((1, 5, 3)), quantize_array(jnp.ones((2, 3, 4)), "int8")
+    conv = lambda x, w: lax.conv_general_dilated(  # noqa: E731
+        x, w, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    op, kernel = op_of(conv, x, jnp.ones(q.shape)), Kernel(q, outliers=1)
+    with pytest.raises(ValueError, match="give it another mode by a rule"):
         matrix_op(op, x, kernel, roles=roles(op, kernel, "int8"))
 
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from precis.models import MLP, Decoder, DecoderConfig
 from precis.ptq import calibrate, quantize_model
+from precis.quant import quantize
 
 
 def normal(seed, *shape):
@@ -117,6 +118,12 @@ def test_what_is_not_seen_is_named_with_the_reason():
     assert "while" in unseen["looped"]
     assert "rearranged" in unseen["scaled"]
     assert "no matrix op" in unseen["free"]
+
+
+def test_parameters_in_few_bits_are_refused():
+    low = quantize({"w": jnp.ones((4, 4))}, "int8")
+    with pytest.raises(ValueError, match="w is in few bits"):
+        calibrate(lambda p, x: x @ p["w"], low, [jnp.ones((1, 4))])
 
 
 def test_batches_are_wanted():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from precis.models import MLP
 from precis.ptq import quantize_model, report
@@ -86,3 +87,16 @@ def test_of_other_parameters(data):
     fn, qparams = quantize_model(MLP(), params, "w8")
     with pytest.raises(ValueError, match="Dense_0/kernel"):
         report(fn, {"Dense_1": params["Dense_1"]}, qparams, x)
+    with pytest.raises(ValueError, match="hold no weight in few bits"):
+        report(fn, qparams, params, x)
+
+
+def test_of_an_nnx_module():
+    model, x = nnx.Linear(32, 8, rngs=nnx.Rngs(0)), jnp.ones((2, 32))
+    fn, qparams = quantize_model(model, None, "w8")
+    measured = report(fn, nnx.state(model, nnx.Param), qparams, x, per_weight=False)
+    assert [row.path for row in measured.rows] == ["kernel"]
+    out = np.asarray(jax.jit(fn)(qparams, x), np.float64)
+    exact = np.asarray(jax.jit(model)(x), np.float64)
+    ratio = np.sum(exact**2) / np.sum((out - exact) ** 2)
+    assert measured.output_db == pytest.approx(10 * np.log10(ratio), abs=1e-3)

@@ -126,10 +126,79 @@ def test_calibrated_inputs(block):
     np.testing.assert_allclose(jax.jit(fn)(qparams, x), 3.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bad", ["w9", "", [], [("**",)], [("", "w8")]])
-def test_bad_modes(bad):
-    with pytest.raises((ValueError, TypeError)):
-        precis.quantize_model(lambda p, x: x @ p["w"], {"w": jnp.ones((4, 4))}, bad)
+def product(p, x):
+    return x @ p["w"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("w8a9", "'w8a9' is no mode, .*; did you mean 'w8a8'"),
+        ("", "no mode"),
+        ("f16", "f16@channel would scale it"),
+        ("w8; head/**", "rule 'head/[*][*]' in 'w8; head/[*][*]': a pattern, a colon"),
+        ([], "got none"),
+        (None, "a mode such as 'w8a8' or rules"),
+        ({"**": "w8"}, "a mode such as 'w8a8' or rules"),
+        ([("**",)], "a rule is"),
+        ([("", "w8")], "has no pattern"),
+        ("e8m0", "nothing is quantized: .*; w: .* no negative values"),
+    ],
+)
+def test_bad_modes(bad, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        precis.quantize_model(product, {"w": jnp.ones((4, 4))}, bad)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"input_amax": {"v": 1.0}}, "input_amax of 'v': there are w"),
+        ({"input_amax": {"w": np.ones(3)}}, r"is \[3\]: a number .* weight \[4, 4\]"),
+        ({"smoothing": {"w": np.ones((4, 1, 1))}}, r"smoothing of 'w' is \[4, 1, 1\]"),
+        ({"outliers": -1}, "outliers is how many columns"),
+        ({"calibrate": "mean"}, "no calibration is called 'mean'"),
+    ],
+)
+def test_what_is_given_of_inputs_is_checked(given, message):
+    with pytest.raises(ValueError, match=message):
+        precis.quantize_model(product, {"w": jnp.ones((4, 4))}, "w8a8_static", **given)
+
+
+def test_formats_without_sign_come_with_a_zero_point():
+    w = jax.random.normal(jax.random.key(2), (32, 8))
+    fn, qparams = precis.quantize_model(product, {"w": w}, "uint8", calibrate="minmax")
+    assert fn.modes == {"w": "uint8"}
+    assert sqnr_db(X @ w, jax.jit(fn)(qparams, X)) > 35
+
+
+def test_weights_that_are_stored_already_stay_or_are_refused():
+    params = {"w": jnp.ones((32, 8))}
+    low = precis.quantize(params, "int8")
+    fn, qparams = precis.quantize_model(product, low, "w8a8")
+    assert qparams["w"] is low["w"]
+    again, same = precis.quantize_model(product, params, "w8a8")
+    np.testing.assert_array_equal(fn(qparams, X), again(same, X))
+    with pytest.raises(ValueError, match="w is stored as int8@channel already"):
+        precis.quantize_model(product, low, "nf4")
+    with pytest.raises(ValueError, match="give its parameters in float"):
+        precis.quantize_model(product, low, "w8a8", smoothing={"w": np.ones((32, 1))})
+
+
+def test_parameters_in_float_are_no_qparams():
+    params = {"w": jnp.ones((32, 8))}
+    fn, qparams = precis.quantize_model(product, params, "w8")
+    for wrong in ((X, qparams), (params, X)):
+        with pytest.raises(TypeError, match="in few bits come first"):
+            fn(*wrong)
+
+
+def test_a_model_may_hand_out_its_parameters(block):
+    variables, _ = block
+    fn, qparams = precis.quantize_model(Block(), variables, "w8a8")
+    out, after = jax.jit(lambda q, x: fn(q, x, mutable=True))(qparams, X)
+    jax.tree.map(np.testing.assert_array_equal, after, qparams)
+    np.testing.assert_array_equal(out, jax.jit(fn)(qparams, X))
 
 
 def test_a_rule_that_matches_nothing_says_what_there_is():
