@@ -1,4 +1,4 @@
-"""Where the parts of a `QTensor` lie, given where its float does."""
+"""Where the parts of a weight in few bits lie, given where its float does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from precis.quant.qtensor import QTensor
+from precis.quant.kernel import Kernel, is_stored
 from precis.types import PyTree
 
 
@@ -20,7 +20,7 @@ def shardings_like(tree: PyTree, shardings: PyTree) -> PyTree:
     stands for all, or where there are too few blocks to divide among the devices.
 
     Args:
-        tree: With `QTensor`s, or their shapes: `jax.eval_shape(quantize, params)`.
+        tree: With `QTensor`s and `Kernel`s, or their shapes: `jax.eval_shape(quantize, params)`.
         shardings: A `NamedSharding` or `PartitionSpec` for each parameter, or one for all.
 
     Returns:
@@ -31,27 +31,25 @@ def shardings_like(tree: PyTree, shardings: PyTree) -> PyTree:
     """
     is_sharding = lambda x: isinstance(x, NamedSharding | PartitionSpec)  # noqa: E731
     if is_sharding(shardings):
-        return jax.tree.map(lambda leaf: _one(leaf, shardings), tree, is_leaf=_is_qtensor)
-    flat, structure = jax.tree.flatten(tree, is_leaf=_is_qtensor)
+        return jax.tree.map(lambda leaf: _one(leaf, shardings), tree, is_leaf=is_stored)
+    flat, structure = jax.tree.flatten(tree, is_leaf=is_stored)
     given = jax.tree.leaves(shardings, is_leaf=is_sharding)
     if len(given) != len(flat):
         raise ValueError(f"{len(flat)} parameters and {len(given)} shardings: one for each, or one")
     return jax.tree.unflatten(structure, [_one(*pair) for pair in zip(flat, given, strict=True)])
 
 
-def _is_qtensor(x: Any) -> bool:
-    return isinstance(x, QTensor)
-
-
 def _one(leaf: Any, sharding: Any) -> Any:
-    if not isinstance(leaf, QTensor):
+    if not is_stored(leaf):
         return sharding
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     spec = sharding.spec if isinstance(sharding, NamedSharding) else sharding
     names = [*spec, *[None] * (leaf.ndim - len(spec))]
 
     def along(x: Any, *, whole: bool = False) -> Any:
-        """The float's sharding, less what `x` cannot be divided by."""
+        """The float's sharding, less what `x` cannot be divided by; None of nothing."""
+        if x is None:
+            return None
         own = [
             name if whole or _divides(mesh, name, size, full) else None
             for name, size, full in zip(names, x.shape, leaf.shape, strict=True)
@@ -59,6 +57,13 @@ def _one(leaf: Any, sharding: Any) -> Any:
         found = PartitionSpec(*own)
         return found if mesh is None else NamedSharding(mesh, found)
 
+    if isinstance(leaf, Kernel):
+        return replace(
+            leaf,
+            weight=_one(leaf.weight, sharding),
+            input_amax=along(leaf.input_amax),
+            smoothing=along(leaf.smoothing),
+        )
     if leaf.packed is not None and mesh is not None:
         axis = leaf.packed[0]
         if leaf.values.shape[axis] % _parts(mesh, names[axis]):
@@ -70,8 +75,8 @@ def _one(leaf: Any, sharding: Any) -> Any:
         leaf,
         values=along(leaf.values, whole=True),
         scale=along(leaf.scale),
-        zero_point=leaf.zero_point if leaf.zero_point is None else along(leaf.zero_point),
-        tensor_scale=leaf.tensor_scale if leaf.tensor_scale is None else along(leaf.tensor_scale),
+        zero_point=along(leaf.zero_point),
+        tensor_scale=along(leaf.tensor_scale),
     )
 
 

@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from precis.formats import FLOAT32, FloatFormat, cast_to, wide_dtype
 from precis.policy import PolicyRules
-from precis.quant import is_stored
+from precis.quant import as_kernel, is_stored
 from precis.tree import has_collections, param_path, path_str
 from precis.walk.equations import shape_of
 from precis.walk.kinds import Kind, Value, format_of
@@ -85,11 +85,12 @@ def is_array_leaf(leaf: Any) -> bool:
 def standin(leaf: Any, declared: FloatFormat) -> jax.ShapeDtypeStruct:
     """The shape with which a function is traced in place of `leaf`."""
     dtype: Any = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
-    if is_stored(leaf):
-        leaf = jax.ShapeDtypeStruct(leaf.shape, dtype)
+    shape = leaf.shape
+    if is_stored(leaf):  # the float varies over devices where its codes do
+        leaf = as_kernel(leaf).weight.values
     if jnp.issubdtype(dtype, jnp.floating):
         dtype = wide_dtype(dtype) if declared == FLOAT32 else declared.dtype
-    return shape_of(jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf, dtype)
+    return shape_of(jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf, dtype, shape)
 
 
 def argument(leaf: Any, path: tuple[Any, ...], roles: dict[int, Role]) -> Value:

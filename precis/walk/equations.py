@@ -134,14 +134,18 @@ def varying_axes(aval: Any) -> frozenset[str]:
     return axes or getattr(getattr(aval, "manual_axis_type", None), "varying", frozenset())
 
 
-def shape_of(aval: Any, dtype: Any = None) -> jax.ShapeDtypeStruct:
+def shape_of(
+    aval: Any, dtype: Any = None, shape: tuple[int, ...] | None = None
+) -> jax.ShapeDtypeStruct:
     """Stands in for a value of this type where a function is traced, inside shard_map too."""
     given = {}
     if getattr(aval, "vma", None):  # up to jax 0.9
         given["vma"] = aval.vma
     elif varying_axes(aval):
         given = {"manual_axis_type": aval.manual_axis_type, "sharding": aval.sharding}
-    return jax.ShapeDtypeStruct(aval.shape, dtype or aval.dtype, **given)
+    return jax.ShapeDtypeStruct(
+        aval.shape if shape is None else shape, dtype or aval.dtype, **given
+    )
 
 
 def remat_options(eqn: Any) -> dict[str, Any]:

@@ -151,10 +151,23 @@ def follow(eqn: Any, operands: list[Any]) -> Any:
             return _dynamic_slice(x, others, params["slice_sizes"])
         case "gather":
             return _looked_up(eqn, x, others[0])
+        case "pvary" if not others:
+            return jax.tree.map(lambda array: _varying(array, params["axes"]), x)
         case name if name in PASSED and not others:
             return x
         case name:
             raise NotImplementedError(name)
+
+
+def _varying(x: Any, names: tuple[str, ...]) -> Any:
+    """`x` as one that differs between devices along these axes of a mesh."""
+    known = equations.varying_axes(jax.typeof(x))
+    missing = tuple(name for name in names if name not in known)
+    if not missing:
+        return x
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, missing, to="varying")
+    return getattr(jax.lax, "pvary")(x, missing)  # noqa: B009  # up to jax 0.9
 
 
 def _dynamic_slice(x: Stored, starts: list[Any], sizes: tuple[int, ...]) -> Stored:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from precis.quant import quantize, shardings_like
+from precis.quant import Kernel, quantize, shardings_like
 
 PROGRAM = """
 import json
@@ -68,5 +68,10 @@ def test_specs_alone():
     q = specs["kernel"]
     assert (q.values, q.scale) == (P(None, "a", "b"), P(None, None, "b"))
     assert shardings_like(shapes, P())["kernel"].values == P(None, None, None)
+    by = jnp.ones((3, 64, 1))
+    kernel = Kernel(shapes["kernel"], input_amax=jnp.ones((3, 1, 1)), smoothing=by)
+    placed = shardings_like({"kernel": kernel}, {"kernel": P("c", "a", "b")})["kernel"]
+    assert placed.weight == shardings_like(shapes["kernel"], P("c", "a", "b"))
+    assert (placed.input_amax, placed.smoothing) == (P("c", None, None), P("c", "a", None))
     with pytest.raises(ValueError, match="2 parameters and 1 shardings"):
         shardings_like(shapes, {"kernel": P()})

@@ -10,6 +10,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from precis.quant import quantize_array, shardings_like
 from precis.walk import audit, autocast
 
 EXACT = {"xla_allow_excess_precision": False, "xla_backend_optimization_level": 0}
@@ -171,6 +172,17 @@ def check_noise():
     assert (drawn[:4] != drawn[4:8]).any()
 
 
+def check_stored():
+    """Weights in few bits inside shard_map: whole beside parts of the input, and in parts."""
+    q = quantize_array(PARAMS["w"], "int8")
+    fn = autocast(lambda q, x: jnp.tanh(x @ q), "c=int8,x=f32,o=f32")
+    want = jax.jit(fn)(q, X)
+    rows, columns = P("i"), P(None, "i")
+    split = shardings_like(q, columns)
+    for specs, out in (((P(), rows), rows), ((split, P()), columns)):
+        assert_same(jax.jit(on_devices(fn, specs, out))(q, X), want)
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         match name:
@@ -178,6 +190,8 @@ if __name__ == "__main__":
                 check_inside()
             case "noise":
                 check_noise()
+            case "stored":
+                check_stored()
             case _:
                 check(globals()[name])
         print(name, flush=True)

@@ -10,7 +10,7 @@ MORE = ["data_parallel", "gathered_weights", "unchecked", "ruled", "inside"]
 
 @pytest.mark.world
 def test_the_laws_hold_across_devices(on_eight_devices):
-    on_eight_devices(PROGRAM, "tensor_parallel", "noise")
+    on_eight_devices(PROGRAM, "tensor_parallel", "noise", "stored")
 
 
 @pytest.mark.nightly
