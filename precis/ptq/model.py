@@ -108,7 +108,8 @@ def quantize_model(
         smoothing: What columns of inputs are divided by, and rows of weights multiplied by before
             they are quantized, by path: `smooth(...).smoothing`.
         outliers: `w8a8_outliers`: at most so many columns of the inputs, those with the largest
-            magnitudes above 6, are multiplied in float.
+            magnitudes above 6, are multiplied in float. Dots alone have such columns: a
+            convolution or a ragged dot in this mode is an error when it is run.
 
     Raises:
         ValueError: An unknown mode; a rule that matches nothing, or nothing to quantize, with what

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from precis.report.audit_words import amount
 from precis.report.quant_words import change, decibels, headline, listed, reasons, share
+from precis.report.words import byte_unit, in_unit
 
 _COLUMNS = (
     "weight",
@@ -18,18 +18,18 @@ _COLUMNS = (
     "all so far",
     "clipped",
     "zeros",
-    "bytes",
 )
 
 
 def quantized_markdown(record: Mapping[str, Any]) -> str:
     """The record of a report as Markdown: the answer, the weights, and why."""
+    unit = byte_unit([record["bytes_before"]])
     lines = [
         f"**{headline(record)}**",
         "",
-        _row(_COLUMNS),
-        _row(["---"] * len(_COLUMNS)),
-        *(_row(_cells(row, record)) for row in record["rows"]),
+        _row([*_COLUMNS, unit[1]]),
+        _row(["---"] * (len(_COLUMNS) + 1)),
+        *(_row([*_cells(row, record), _sizes(row, unit)]) for row in record["rows"]),
         "",
     ]
     for reason, paths in reasons(record).items():
@@ -48,9 +48,12 @@ def _cells(row: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
         change(row["loss_cumulative"], record),
         share(row["clipped"]),
         share(row["zeros"]),
-        f"{amount(row['bytes_before'])}B → {amount(row['bytes_after'])}B",
     ]
 
 
-def _row(cells: tuple[str, ...] | list[str]) -> str:
+def _sizes(row: Mapping[str, Any], unit: tuple[int, str]) -> str:
+    return f"{in_unit(row['bytes_before'], unit)} → {in_unit(row['bytes_after'], unit)}"
+
+
+def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"

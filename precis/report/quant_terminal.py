@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from precis.report.audit_words import amount
 from precis.report.quant_words import change, decibels, headline, listed, reasons, share
+from precis.report.words import byte_unit, in_unit
 
 _NOTE = (
     "dB: SQNR of the weight; of the output, with that weight alone in few bits, and with all "
@@ -33,6 +33,7 @@ def print_quantized(record: Mapping[str, Any], console: Console, *, title: str =
 
 def _table(record: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    unit = byte_unit([record["bytes_before"]])
     has_outputs = _has_outputs(record)
     has_loss = has_outputs and record["loss_before"] is not None
     table.add_column("weight", overflow="fold", min_width=16)
@@ -45,7 +46,7 @@ def _table(record: Mapping[str, Any]) -> Table:
         table.add_column("Δloss", justify="right", no_wrap=True)
     table.add_column("clip", justify="right", no_wrap=True)
     table.add_column("zero", justify="right", no_wrap=True)
-    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column(unit[1], justify="right", no_wrap=True)
     for row in record["rows"]:
         outputs = [decibels(row["alone_db"]), decibels(row["cumulative_db"])] if has_outputs else []
         table.add_row(
@@ -56,7 +57,7 @@ def _table(record: Mapping[str, Any]) -> Table:
             *([change(row["loss_alone"], record)] if has_loss else []),
             share(row["clipped"]),
             share(row["zeros"]),
-            f"{amount(row['bytes_after'])}B",
+            in_unit(row["bytes_after"], unit),
         )
     return table
 

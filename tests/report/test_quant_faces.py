@@ -51,7 +51,7 @@ def test_a_terminal_of_80_columns_holds_it():
     row = next(line for line in lines if line.strip().startswith("head/kernel"))
     assert row.split() == [
         *("head/kernel", "w8a8_outliers", "46.2", "51.9", "∞", "−0.00082"),
-        *("<0.1%", "0.7%", "26.1", "kB"),
+        *("<0.1%", "0.7%", "25.50"),
     ]
     assert "rule 'head/**', stored as int8@channel: head/kernel" in lines
     assert "in float, norms, biases and embeddings are kept: embed/embedding" in lines
@@ -70,7 +70,7 @@ def test_markdown_has_every_figure():
     cells = [cell.strip() for cell in lines[4].strip("|").split("|")]
     assert cells == [
         *("`layers/attention/qkv/kernel`", "w8a8_outliers", "46.2", "51.9", "∞"),
-        *("−0.00082", "+0.25", "0", "0.7%", "98.3 kB → 26.1 kB"),
+        *("−0.00082", "+0.25", "0", "0.7%", "96.00 → 25.50"),
     ]
     assert lines[-1] == "- in float, norms, biases and embeddings are kept: `embed/embedding`"
 
