@@ -76,6 +76,14 @@ def test_integers_keys_and_what_is_quantized_already_stay():
     assert quantize(once | {"v": draw(1, 4, 4)}, "int4@channel")["w"] is once["w"]
 
 
+def test_all_of_it_quantized_already_is_no_error():
+    tree = quantize({"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}, "int8")
+    assert quantize(tree, "int8")["kernel"] is tree["kernel"]
+    assert dict(quantize_stream(tree.items(), "int8"))["kernel"] is tree["kernel"]
+    with pytest.raises(ValueError, match="nothing: there are bias, kernel; nearest: 'kernel'"):
+        quantize(tree, [("kernels", "int8")])
+
+
 def test_leaf_by_leaf():
     tree = {str(i): {"kernel": draw(i, 33, 7)} for i in range(5)}
     first = quantize(tree, "int8")
