@@ -23,7 +23,7 @@ _COLUMNS = (
 
 def quantized_markdown(record: Mapping[str, Any]) -> str:
     """The record of a report as Markdown: the answer, the weights, and why."""
-    unit = byte_unit([record["bytes_before"]])
+    unit = byte_unit(row["bytes_before"] for row in record["rows"])
     lines = [
         f"**{headline(record)}**",
         "",

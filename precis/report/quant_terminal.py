@@ -33,7 +33,7 @@ def print_quantized(record: Mapping[str, Any], console: Console, *, title: str =
 
 def _table(record: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    unit = byte_unit([record["bytes_before"]])
+    unit = byte_unit(row["bytes_before"] for row in record["rows"])
     has_outputs = _has_outputs(record)
     has_loss = has_outputs and record["loss_before"] is not None
     table.add_column("weight", overflow="fold", min_width=16)
