@@ -180,7 +180,7 @@ def _to_blocks(
         whole = tensor_scale(_largest_finite(largest), fmt) if fmt.tensor_scale else None
         scales = float_scales(largest, fmt, whole)
         divisor = scales if whole is None else scales * whole
-        scaled = times_inverse(view, divisor)
+        scaled = times_inverse(view, divisor, most=_F32.format.max / fmt.grid.max)
         elements = round_values(scaled, fmt.rounding, random=_random(key, view))
         scales = jnp.where(jnp.isfinite(largest), scales, np.float32(np.nan))
     elements = jnp.where(jnp.isnan(scales), np.float32(0), elements)

@@ -163,7 +163,7 @@ def _over(x: Array, constant: float) -> Array:
     return times_power_of_two(x * np.float32(significand), jnp.int32(exponent))
 
 
-def times_inverse(x: Array, scale: Array) -> Array:
+def times_inverse(x: Array, scale: Array, *, most: float = math.inf) -> Array:
     """The product x · (1 / scale), each rounded to float32; 0 where `scale` is 0.
 
     XLA turns a division by what is broadcast into this product, on some backends and in some
@@ -172,8 +172,14 @@ def times_inverse(x: Array, scale: Array) -> Array:
     Args:
         x: [...] float32.
         scale: float32 that broadcasts against x, finite and not negative.
+        most: What no scale is beyond. Up to 2^125 saves a multiplication of each value.
     """
-    # The inverse of a scale beyond 2^126 is subnormal, and flushed: take both 2^8 times smaller.
-    shrink = jnp.where(scale > np.float32(2.0**100), np.float32(2.0**-8), np.float32(1))
-    inverse = np.float32(1) / jnp.where(scale == 0, np.float32(1), scale * shrink)
-    return jnp.where(scale == 0, np.float32(0), (x * shrink) * inverse)
+    # XLA's CPU backend computes a quotient once for a group, what costs less for each value anew.
+    one = np.float32(1)
+    if most > 2.0**125:
+        # The inverse of a scale beyond 2^126 is subnormal, and flushed: take both 2^8 times
+        # smaller. Where it is not, what that makes of x is 0 on any grid, or the same.
+        shrink = one / jnp.where(scale > np.float32(2.0**100), np.float32(2.0**8), one)
+        x, scale = x * shrink, scale * shrink
+    inverse = one / scale
+    return jnp.where(inverse == np.float32(np.inf), np.float32(0), x * inverse)

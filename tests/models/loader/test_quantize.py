@@ -1,11 +1,16 @@
 """`quantize_checkpoint`: each leaf what `quantize_array` makes of it, all else byte for byte."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from precis import load_quantized, quantize, quantize_checkpoint
 from precis.models.loader import open_source
@@ -125,3 +130,32 @@ def test_rules_are_checked_before_anything_is_read(safetensors_file, tmp_path, r
     with pytest.raises(ValueError, match=message):
         quantize_checkpoint(safetensors_file, tmp_path / "a.safetensors", rules)
     assert not list(tmp_path.iterdir())
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from precis import quantize_checkpoint
+
+def resident(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+quantize_checkpoint(sys.argv[1], sys.argv[2], "int8")
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+done = quantize_checkpoint(sys.argv[1], sys.argv[2], "int8", overwrite=True)
+print((resident("VmHWM") - before) / done.bytes_before)
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells its peaks")
+@pytest.mark.parametrize("name", ["kernel", "weight"])
+def test_the_float_model_is_never_in_memory(tmp_path, name):
+    src, dst = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file({f"{i}.{name}": np.ones((2048, 4096), np.float32) for i in range(16)}, src)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(src), str(dst)], capture_output=True, check=True
+    )
+    assert float(done.stdout) < 0.08
