@@ -1,4 +1,12 @@
-from .arrays import Arrays, from_arrays, in_structure, manifest_of, nodes_of, to_arrays
+from .arrays import (
+    Arrays,
+    from_arrays,
+    in_structure,
+    manifest_of,
+    nodes_of,
+    on_device,
+    to_arrays,
+)
 from .calibration import AbsMax, Calibration, MinMax, Mse, Percentile, read_calibration
 from .formats import quantized_format
 from .kernel import (
@@ -39,6 +47,7 @@ __all__ = [
     "is_stored",
     "manifest_of",
     "nodes_of",
+    "on_device",
     "open_stored",
     "quant_rules",
     "quantize",

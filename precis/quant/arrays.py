@@ -77,15 +77,8 @@ def from_arrays(
             do not belong together, or paths or shapes other than those of `like`.
     """
     dtypes = manifest.get("dtypes", {})
-    found = nodes_of(
-        {
-            path: _on_device(np.asarray(x).view(np.dtype(jnp.dtype(dtypes[path]))))
-            if path in dtypes
-            else _on_device(x)
-            for path, x in arrays.items()
-        },
-        manifest,
-    )
+    opened = {path: on_device(np.asarray(x), dtypes.get(path)) for path, x in arrays.items()}
+    found = nodes_of(opened, manifest)
     return found if like is None else in_structure(found, like)
 
 
@@ -130,7 +123,12 @@ def in_structure(found: Mapping[str, Any], like: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, [found[path] for path in wanted])
 
 
-def _on_device(x: Any) -> Any:
-    """`x` as an array of jax, or of NumPy where jax would narrow it to 32 bits."""
-    narrowed = jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype
-    return np.asarray(x) if narrowed else jnp.asarray(x)
+def on_device(x: np.ndarray, dtype: str | None = None) -> Any:
+    """`x` as an array of jax, or of NumPy where jax would narrow it to 32 bits.
+
+    Args:
+        x: An array as it is on disk.
+        dtype: The dtype whose bits it holds, if that is another.
+    """
+    own = x if dtype is None else x.view(np.dtype(jnp.dtype(dtype)))
+    return own if jax.dtypes.canonicalize_dtype(own.dtype) != own.dtype else jnp.asarray(own)

@@ -11,19 +11,19 @@ CASES = [
     ((48, 40), "int8", None, "absmax"),
     ((48, 40), "int8", -1, "absmax"),
     ((48, 40), "int8", None, "minmax"),
-    ((48, 40), "int8", None, "percentile=99"),
+    pytest.param((48, 40), "int8", None, "percentile=99", marks=pytest.mark.nightly),
     ((48, 40), "int8", None, "mse"),
     ((48, 44), "int4@block32", -1, "absmax"),
-    ((48, 44), "int4", -2, "absmax"),
+    pytest.param((48, 44), "int4", -2, "absmax", marks=pytest.mark.nightly),
     ((3, 48, 44), "int3@channel", -2, "minmax"),
     ((44, 3), "int3@channel", -2, "minmax"),
-    ((100, 30), "nf4", None, "absmax"),
+    pytest.param((100, 30), "nf4", None, "absmax", marks=pytest.mark.nightly),
     ((64, 96), "mxfp4", -1, "absmax"),
-    ((2, 64, 32), "nvfp4", None, "absmax"),
+    pytest.param((2, 64, 32), "nvfp4", None, "absmax", marks=pytest.mark.nightly),
     ((64, 32), "nvfp4", None, "absmax"),
-    ((3, 16, 32), "int8@tensor", None, "absmax"),
+    pytest.param((3, 16, 32), "int8@tensor", None, "absmax", marks=pytest.mark.nightly),
     ((64, 32), "int8@tensor", None, "absmax"),
-    ((3, 3, 16, 20), "e4m3fn", None, "absmax"),
+    pytest.param((3, 3, 16, 20), "e4m3fn", None, "absmax", marks=pytest.mark.nightly),
     ((100,), "int8@block32", -1, "absmax"),
     ((), "int8", None, "absmax"),
     ((0, 5), "int8", None, "absmax"),
@@ -57,6 +57,7 @@ def test_pieces_are_the_whole(shape, fmt, axis, how):
     assert (len(sizes) <= 1) == is_whole
 
 
+@pytest.mark.world
 def test_no_more_is_read_at_once_than_was_asked_for():
     read_at_once = []
 

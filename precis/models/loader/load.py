@@ -11,7 +11,7 @@ import numpy as np
 
 from precis.models.loader.names import nested
 from precis.models.loader.source import Source, open_source
-from precis.quant import Stored, from_arrays, in_structure, nodes_of
+from precis.quant import Stored, from_arrays, in_structure, nodes_of, on_device
 from precis.types import PyTree
 
 
@@ -73,5 +73,8 @@ def load_quantized(dst: str | Path, *, like: PyTree = None) -> Any:
         raise ValueError(f"the manifest of {dst} cannot be read: {error!r}") from None
     except ValueError as error:
         raise ValueError(f"{dst}: {error}") from None
-    found = from_arrays({path: source.whole(path) for path in source.leaves}, manifest)
+    # One by one, so that no more than one is in memory twice.
+    dtypes = manifest["dtypes"]
+    arrays = {path: on_device(source.whole(path), dtypes.get(path)) for path in source.leaves}
+    found = nodes_of(arrays, manifest)
     return nested(found) if like is None else in_structure(found, like)
