@@ -45,6 +45,8 @@ MIXED = frozenset(
 UNPACKING = frozenset(
     "and or not bitcast_convert_type shift_left shift_right_arithmetic shift_right_logical".split()
 )
+# Nothing among their parameters is a jaxpr, and most equations are one of these.
+_BODILESS = LAYOUT | ELEMENTWISE | REDUCTIONS | {"dot_general"}
 KNOWN = LAYOUT | ELEMENTWISE | REDUCTIONS | COLLECTIVES | MIXED
 
 _ALWAYS_OPEN = COLLECTIVES | frozenset(
@@ -121,8 +123,9 @@ def call_of(eqn: Any) -> Call | None:
 
 def parts_of(eqn: Any) -> list[Any]:
     """One equation for each operand, of those that treat each by itself: jax 0.7's collectives."""
-    is_many = eqn.primitive.name in COLLECTIVES | {"pvary"} and len(eqn.invars) > 1
-    if not is_many or len(eqn.outvars) != len(eqn.invars):
+    if len(eqn.outvars) != len(eqn.invars) or len(eqn.invars) < 2:
+        return [eqn]
+    if eqn.primitive.name not in COLLECTIVES | {"pvary"}:
         return [eqn]
     pairs = zip(eqn.invars, eqn.outvars, strict=True)
     return [eqn.replace(invars=[atom], outvars=[var]) for atom, var in pairs]
@@ -178,6 +181,8 @@ def platforms_of(eqn: Any) -> tuple[tuple[str, ...] | None, ...] | None:
 
 def bodies_of(eqn: Any) -> list[Any]:
     """Every jaxpr, open, among the equation's parameters."""
+    if eqn.primitive.name in _BODILESS:
+        return []
     found = []
     for value in eqn.params.values():
         for item in jax.tree.leaves(value, is_leaf=_is_jaxpr):
@@ -214,7 +219,8 @@ def repeats(eqn: Any) -> int:
 
 def rebind(eqn: Any, values: list[Any]) -> list[Any]:
     """The equation run on other values; custom derivative rules come along."""
-    if not is_opaque_call(eqn) and not bodies_of(eqn):
+    is_first_order = eqn.primitive.name in _BODILESS
+    if is_first_order or not (is_opaque_call(eqn) or bodies_of(eqn)):
         out = eqn.primitive.bind(*values, **eqn.params)
         return list(out) if eqn.primitive.multiple_results else [out]
     given = {
