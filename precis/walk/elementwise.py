@@ -42,9 +42,16 @@ def spread(array: Any, value: Value, shape: tuple[int, ...], forward_mode: bool)
     return move(jnp.broadcast_to(wide, shape), FLOAT32, value.format, forward_mode=forward_mode)
 
 
-def run_region(region: Region, operands: Sequence[Array]) -> Array:
-    """The result of `region`; of its operands it keeps what its derivative needs, as they are."""
-    return _rule(region, tuple(map(jax.typeof, operands)))(*operands)
+def run_region(region: Region, operands: Sequence[Array], *, pinned: bool) -> Array:
+    """The result of `region`; of its operands it keeps what its derivative needs, as they are.
+
+    Args:
+        region: The stretch.
+        operands: Its arrays.
+        pinned: Round in ways that no compiler may leave out. Under `jax.jit` that is dear, and the
+            caller's compiler options decide; by itself the stretch is compiled without them.
+    """
+    return _rule(region, tuple(map(jax.typeof, operands)), pinned)(*operands)
 
 
 class _Op(NamedTuple):
@@ -84,13 +91,13 @@ def _are_floats(shapes: Sequence[jax.ShapeDtypeStruct]) -> list[bool]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _rule(region: Region, avals: tuple[Any, ...]) -> Callable[..., Array]:
+def _rule(region: Region, avals: tuple[Any, ...], pinned: bool) -> Callable[..., Array]:
     shapes = tuple(map(equations.shape_of, avals))
     straight = _forward(region, shapes)
     out, is_float = equations.shape_of(straight.outputs[0].aval), _are_floats(shapes)
     # Traced when it is wanted.
     pull = functools.cache(lambda: _backward(region, shapes, out))
-    forward_once: Any = jax.jit(lambda *xs: straight(xs)[0])
+    forward_once: Any = jax.jit(lambda *xs: straight(xs, pinned=pinned)[0])
 
     def forward(*operands: Array) -> tuple[Any, dict[int, Array]]:
         kept = sorted(i - 1 for i in pull().needed if i)
@@ -99,7 +106,7 @@ def _rule(region: Region, avals: tuple[Any, ...]) -> Callable[..., Array]:
     @jax.jit
     def backward(saved: dict[int, Array], cotangent: Array) -> tuple[Array | None, ...]:
         operands = (saved.get(i) for i in range(len(shapes)))
-        grads = iter(pull()((cotangent, *operands)))
+        grads = iter(pull()((cotangent, *operands), pinned=pinned))
         return tuple(next(grads) if f else None for f in is_float)
 
     call = jax.custom_vjp(forward_once)

@@ -60,10 +60,11 @@ def emit(
     env.write(program.inputs, arguments)
     regions: dict[int, tuple[int, ...]] = {} if forward_mode else regions_of(program)
     inside = frozenset(chain.from_iterable(regions.values()))
+    pinned = bool(regions) and not equations.is_traced()
     for index, step in enumerate(program.steps):
         if index in regions:
             members = [program.steps[i] for i in regions[index]]
-            env.write(step.outputs, [run_region(*gather(program, members, env))])
+            env.write(step.outputs, [run_region(*gather(program, members, env), pinned=pinned)])
         if index in inside:
             continue
         # Of a value that one call takes twice, differentiation adds the first cotangent first.

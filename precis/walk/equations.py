@@ -9,6 +9,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex_core
 
 # Move or select elements, and change no bit; between devices, or rows of a vmap with a name, too.
@@ -233,6 +235,14 @@ def rebind(eqn: Any, values: list[Any]) -> list[Any]:
         constvars=[], invars=list(given), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
     )
     return jax.core.eval_jaxpr(jaxpr, [], *given.values())
+
+
+def is_traced() -> bool:
+    """Whether what is computed now becomes part of a program, as under `jax.jit`.
+
+    Otherwise each op is compiled by itself, and runs.
+    """
+    return isinstance(jnp.asarray(np.float32(0)), jax.core.Tracer)
 
 
 def scope_of(eqn: Any) -> str:
