@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core as jex_core
 
 from precis.formats import BFLOAT16, FLOAT32, FloatFormat, cast_to
@@ -28,8 +29,7 @@ class Straight(NamedTuple):
         outputs: What to read for the results.
         constants: Arrays of the variables that are known.
         needed: Which arguments are read at all.
-        ends: What leaves, or is summed: XLA's CPU would sum what was there before it was rounded to
-            bfloat16, whether it is allowed to or not.
+        widened: Variables that are a bfloat16 value in float32.
     """
 
     steps: tuple[_Step, ...]
@@ -37,7 +37,7 @@ class Straight(NamedTuple):
     outputs: tuple[Any, ...]
     constants: dict[Any, Any]
     needed: frozenset[int]
-    ends: frozenset[Any]
+    widened: frozenset[Any]
 
     def __call__(self, arguments: Sequence[Any], *, pinned: bool = False) -> list[Any]:
         """The results.
@@ -45,7 +45,8 @@ class Straight(NamedTuple):
         Args:
             arguments: One for each input; what is not needed may be anything.
             pinned: Let no rounding be left out, whatever the compiler is allowed. Else that is so
-                for what leaves and what is summed, in bfloat16, where it takes one op.
+                for what leaves and what is summed, in bfloat16, where it takes one op: XLA's CPU
+                would sum what was there before the rounding, whether it is allowed to or not.
         """
         env = dict(zip(self.inputs, arguments, strict=True)) | self.constants
 
@@ -55,8 +56,10 @@ class Straight(NamedTuple):
         for eqn, atoms in self.steps:
             operands = [read(atom) for atom in atoms]
             fmt = _rounds_to(eqn)
-            if not (pinned or (fmt == BFLOAT16 and eqn.outvars[0] in self.ends)):
+            if not (pinned or (fmt == BFLOAT16 and eqn.outvars[0] in self.outputs)):
                 fmt = None
+            if eqn.primitive.name == "reduce_sum" and atoms[0] in self.widened:
+                operands = [lax.reduce_precision(operands[0], 8, 7)]
             results = _pinned(eqn, operands, fmt) if fmt else equations.rebind(eqn, operands)
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in self.outputs]
@@ -101,18 +104,19 @@ def simplified(closed: Any, same_as: Sequence[int] | None = None) -> Straight:
     live, wanted = _live(steps, outputs)
     constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     needed = frozenset(i for i, var in enumerate(inputs) if var in wanted)
-    return Straight(live, inputs, outputs, constants, needed, _ends(live, outputs))
+    return Straight(live, inputs, outputs, constants, needed, _widened(live))
 
 
-def _ends(steps: Sequence[_Step], outputs: Sequence[Any]) -> frozenset[Any]:
-    widened = {
-        eqn.outvars[0]: atoms[0]
-        for eqn, atoms in steps
-        if eqn.primitive.name == "convert_element_type" and not _is_literal(atoms[0])
-    }
-    summed = (atoms[0] for eqn, atoms in steps if eqn.primitive.name == "reduce_sum")
-    read = [atom for atom in (*outputs, *summed) if not _is_literal(atom)]
-    return frozenset(widened.get(atom, atom) for atom in read) | frozenset(read)
+def _widened(steps: Sequence[_Step]) -> frozenset[Any]:
+    """The variables that are a bfloat16 value in float32."""
+    converts = [
+        (eqn, atoms) for eqn, atoms in steps if eqn.primitive.name == "convert_element_type"
+    ]
+    return frozenset(
+        eqn.outvars[0]
+        for eqn, (atom,) in converts
+        if atom.aval.dtype == BFLOAT16.dtype and eqn.outvars[0].aval.dtype == np.float32
+    )
 
 
 def _rounds_to(eqn: Any) -> FloatFormat | None:

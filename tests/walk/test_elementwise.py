@@ -95,6 +95,17 @@ def test_what_is_summed_was_rounded(options):
         assert (np.abs(got - np.float64(terms).sum(0)) <= bound).all()
 
 
+@pytest.mark.world
+def test_a_cotangent_that_is_summed_was_rounded():
+    """It comes out of an island, and nothing but the bias wants it."""
+    x, y = (jax.random.normal(key, (64, 256)) for key in KEYS[:2])
+    loss = lambda b: (jnp.exp(x + b) * y).sum()  # noqa: E731
+    native, emulated = (
+        compiled(jax.grad(autocast(loss, f"c={c},o=f32")))(jnp.ones(256)) for c in ("bf16", "e8m7")
+    )
+    assert_same(emulated, native)
+
+
 def stacked(fn, *args):
     """Shapes and dtypes of what a scan hands to the scan of its gradient, arguments left out."""
     jaxpr = jax.make_jaxpr(jax.grad(fn))(*args)
