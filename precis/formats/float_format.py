@@ -49,6 +49,10 @@ class FloatFormat:
     def __str__(self) -> str:
         return _SHORT.get(self.name, self.name)
 
+    def __hash__(self) -> int:
+        # Formats are all over the keys by which equal layers are traced once.
+        return hash(self.name)
+
     @property
     def is_signed(self) -> bool:
         """Whether it has negative values."""

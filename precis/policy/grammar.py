@@ -15,6 +15,7 @@ a format alone sets c there, and nothing is read as a preset.
 
 from __future__ import annotations
 
+import functools
 import re
 from types import SimpleNamespace
 
@@ -63,6 +64,13 @@ def get_policy(text: Policy | str) -> Policy:
         return text
     if isinstance(text, str) and ";" in text:
         raise ValueError(f"{text!r} has rules by path, and one policy is wanted; see read_policy")
+    if not isinstance(text, str):
+        raise TypeError(f"a policy or its text is wanted, got {text} ({type(text).__name__})")
+    return _read(text)
+
+
+@functools.lru_cache(maxsize=256)
+def _read(text: str) -> Policy:
     return resolve(_given(text))
 
 
@@ -79,8 +87,6 @@ def resolve(given: dict[str, Format]) -> Policy:
 
 def _given(text: str) -> dict[str, Format]:
     """The roles that `text` names, after presets and bare formats are written out."""
-    if not isinstance(text, str):
-        raise TypeError(f"a policy or its text is wanted, got {text} ({type(text).__name__})")
     text = PRESETS.get(text.strip().lower(), text)
     if not re.match(r"\s*\w+\s*=", text):
         fmt = read_bare(text)

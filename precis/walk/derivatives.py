@@ -35,7 +35,7 @@ def plan_custom_jvp(
         return replace(draft, rules=draft.rules.restarted(first_counts))
 
     body = draft.body(call.jaxpr, call.consts, operands)
-    results = [replace(value, root=0, fresh=False, sources=frozenset()) for value in body.results]
+    results = [value._replace(root=0, fresh=False, sources=frozenset()) for value in body.results]
     formats = tuple(value.format for value in results)
     action = CustomJvp(
         primal=body.finish(formats),
@@ -53,7 +53,7 @@ def _reverse(
 ) -> tuple[Program, Program]:
     forward, backward = _trace_reverse(eqn)
     there = draft.body(forward.jaxpr, forward.consts, operands)
-    saved = [replace(value, fresh=False) for value in there.results[len(results) :]]
+    saved = [value._replace(fresh=False) for value in there.results[len(results) :]]
     cotangents = [_cotangent(value) for value in results if value.format]
     reversed_draft = replace(draft, rules=draft.rules.backward())
     back = reversed_draft.body(backward.jaxpr, backward.consts, [*saved, *cotangents])

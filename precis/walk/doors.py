@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from precis.formats import FLOAT32, FloatFormat, wide_dtype
@@ -15,29 +14,29 @@ def enter(policy: Policy, value: Value) -> Value:
     """Rule 5: an island ends at the door, but for accumulators and running statistics."""
     if value.kind is Kind.ISLAND and not value.absorbs and not value.stored:
         return Value(Kind.POLICY, policy.activation, paths=value.paths, data=value.data)
-    return replace(value, fresh=False)
+    return value._replace(fresh=False)
 
 
 def leave(policy: Policy, value: Value, aval: Any) -> Value:
     """Likewise on the way out, where a number of rank 0 stays as it was computed."""
     if value.kind is Kind.ISLAND and aval.ndim:
         return enter(policy, value)
-    return replace(value, fresh=False, sources=frozenset())
+    return value._replace(fresh=False, sources=frozenset())
 
 
 def carry(policy: Policy, before: Value, after: Value, *, is_linear: bool) -> Value:
     """Rule 7: what a loop hands on that starts as `before` and is updated to `after`."""
     value = carried(before, after)
     if value.kind is Kind.POLICY and is_linear:
-        value = replace(value, kind=Kind.ISLAND, absorbs=True)
+        value = value._replace(kind=Kind.ISLAND, absorbs=True)
     match value.kind:
         case Kind.POLICY:
-            return replace(value, format=policy.activation)
+            return value._replace(format=policy.activation)
         case Kind.ISLAND:
-            return replace(value, format=policy.sensitive)
+            return value._replace(format=policy.sensitive)
         case _:
             # Stored in few bits and updated: as wide as the update is, or it would be lost.
-            return replace(value, format=after.format or before.format)
+            return value._replace(format=after.format or before.format)
 
 
 def chosen(rules: Rules, values: list[Value], aval: Any, *, by_data: bool) -> Value:
@@ -54,11 +53,11 @@ def chosen(rules: Rules, values: list[Value], aval: Any, *, by_data: bool) -> Va
     """
     both, declared = join(values), format_of(aval.dtype)
     if values[0].stored_as is not None and len({value.stored_as for value in values}) == 1:
-        return replace(values[0], data=both.data or by_data, paths=both.paths)
+        return values[0]._replace(data=both.data or by_data, paths=both.paths)
     data = both.data or (by_data and both.kind is not Kind.WEIGHT)
-    both = replace(both, data=data, paths=both.paths if both.is_neutral else both.paths[:1])
+    both = both._replace(data=data, paths=both.paths if both.is_neutral else both.paths[:1])
     if declared is None:
-        return replace(both, kind=Kind.DISCRETE)
+        return both._replace(kind=Kind.DISCRETE)
     fmt = _common(values)
     if not both.is_neutral:
         is_pinned = rules.pins == "respect" and declared.bits < FLOAT32.bits
@@ -66,8 +65,8 @@ def chosen(rules: Rules, values: list[Value], aval: Any, *, by_data: bool) -> Va
         governed = rules.policy.sensitive if is_island else rules.policy.activation
         fmt = declared if is_pinned else governed
         stored = both.stored if is_island and all(v.stored for v in values) else None
-        both = replace(both, stored=stored, absorbs=both.absorbs and is_island)
-    return replace(both, format=fmt)
+        both = both._replace(stored=stored, absorbs=both.absorbs and is_island)
+    return both._replace(format=fmt)
 
 
 def _common(values: list[Value]) -> FloatFormat | None:

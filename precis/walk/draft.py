@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from precis.formats import FloatFormat
@@ -38,7 +38,7 @@ class Draft:
     def add(self, value: Value) -> int:
         """A new slot for `value`, which is its own root unless it has one."""
         slot = next(self.slots)
-        self.values[slot] = value if value.root else replace(value, root=slot)
+        self.values[slot] = value if value.root else value._replace(root=slot)
         return slot
 
     def step(

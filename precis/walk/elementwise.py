@@ -42,10 +42,16 @@ def spread(array: Any, value: Value, shape: tuple[int, ...], forward_mode: bool)
     return move(jnp.broadcast_to(wide, shape), FLOAT32, value.format, forward_mode=forward_mode)
 
 
-def run_region(region: Region, operands: Sequence[Array]) -> Array:
-    """The result of `region`; of its operands it keeps what its derivative needs, as they are."""
-    shapes = tuple(equations.shape_of(jax.typeof(x)) for x in operands)
-    return _rule(region, shapes)(*operands)
+def run_region(region: Region, operands: Sequence[Array], *, pinned: bool) -> Array:
+    """The result of `region`; of its operands it keeps what its derivative needs, as they are.
+
+    Args:
+        region: The stretch.
+        operands: Its arrays.
+        pinned: Round in ways that no compiler may leave out. Under `jax.jit` that is dear, and the
+            caller's compiler options decide; by itself the stretch is compiled without them.
+    """
+    return _rule(region, tuple(map(jax.typeof, operands)), pinned)(*operands)
 
 
 class _Op(NamedTuple):
@@ -55,23 +61,16 @@ class _Op(NamedTuple):
     params: dict[str, Any]
 
 
-class _Traced(NamedTuple):
-    """A region and its derivative.
-
-    Attributes:
-        forward: From operands to the result.
-        backward: From operands and the result's cotangent to those of the float operands.
-        is_float: Which operands are.
-    """
-
-    forward: Straight
-    backward: Straight
-    is_float: tuple[bool, ...]
+def _forward(region: Region, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Straight:
+    """From operands to the result."""
+    return simplified(jax.make_jaxpr(lambda *xs: _compute(region, xs))(*shapes), region.same_as)
 
 
-def _traced(region: Region, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> _Traced:
-    is_float = tuple(jnp.issubdtype(shape.dtype, jnp.floating) for shape in shapes)
-    forward = jax.make_jaxpr(lambda *xs: _compute(region, xs))(*shapes)
+def _backward(
+    region: Region, shapes: tuple[jax.ShapeDtypeStruct, ...], out: jax.ShapeDtypeStruct
+) -> Straight:
+    """From the result's cotangent and the operands to the cotangents of those that are floats."""
+    is_float = _are_floats(shapes)
 
     def pull(cotangent: Array, *operands: Array) -> Sequence[Array]:
         def of_floats(*floats: Array) -> Array:
@@ -82,28 +81,33 @@ def _traced(region: Region, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> _Traced
         floats = (x for x, f in zip(operands, is_float, strict=True) if f)
         return jax.vjp(of_floats, *floats)[1](cotangent)
 
-    out = equations.shape_of(forward.jaxpr.outvars[0].aval)
     backward = jax.make_jaxpr(pull)(out, *shapes)
-    same_as = region.same_as
-    # The backward pass takes the cotangent first.
-    after_it = (0, *(i + 1 for i in same_as))
-    return _Traced(simplified(forward, same_as), simplified(backward, after_it), is_float)
+    # The cotangent comes first.
+    return simplified(backward, (0, *(i + 1 for i in region.same_as)))
+
+
+def _are_floats(shapes: Sequence[jax.ShapeDtypeStruct]) -> list[bool]:
+    return [jnp.issubdtype(shape.dtype, jnp.floating) for shape in shapes]
 
 
 @functools.lru_cache(maxsize=1024)
-def _rule(region: Region, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Callable[..., Array]:
-    traced = _traced(region, shapes)
-    kept = sorted(i - 1 for i in traced.backward.needed if i)
-    forward_once: Any = jax.jit(lambda *xs: traced.forward(xs)[0])
+def _rule(region: Region, avals: tuple[Any, ...], pinned: bool) -> Callable[..., Array]:
+    shapes = tuple(map(equations.shape_of, avals))
+    straight = _forward(region, shapes)
+    out, is_float = equations.shape_of(straight.outputs[0].aval), _are_floats(shapes)
+    # Traced when it is wanted.
+    pull = functools.cache(lambda: _backward(region, shapes, out))
+    forward_once: Any = jax.jit(lambda *xs: straight(xs, pinned=pinned)[0])
 
     def forward(*operands: Array) -> tuple[Any, dict[int, Array]]:
+        kept = sorted(i - 1 for i in pull().needed if i)
         return forward_once(*operands), {i: operands[i] for i in kept}
 
     @jax.jit
     def backward(saved: dict[int, Array], cotangent: Array) -> tuple[Array | None, ...]:
         operands = (saved.get(i) for i in range(len(shapes)))
-        grads = iter(traced.backward((cotangent, *operands)))
-        return tuple(next(grads) if f else None for f in traced.is_float)
+        grads = iter(pull()((cotangent, *operands), pinned=pinned))
+        return tuple(next(grads) if f else None for f in is_float)
 
     call = jax.custom_vjp(forward_once)
     call.defvjp(forward, backward)
@@ -111,17 +115,19 @@ def _rule(region: Region, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Callable[
 
 
 def _compute(region: Region, operands: Sequence[Any]) -> Array:
-    arrays = list(operands)
+    made: list[Any] = []
     for member in region.members:
         brought = []
         for place, value, forks in member.reads:
             if isinstance(place, Scalar):
                 array = place.array
+            elif place < 0:
+                array = operands[place]
             elif forks and value.format:
-                array, arrays[place] = fork(arrays[place], value.format)
+                array, made[place] = fork(made[place], value.format)
             else:
-                array = arrays[place]
+                array = made[place]
             array = spread(array, value, member.shape, False)
             brought.append(move(array, value, member.work if value.format else None))
-        arrays.extend(run(_Op(member.primitive, dict(member.params)), brought, member.work, False))
-    return arrays[-1]
+        made += run(_Op(member.primitive, dict(member.params)), brought, member.work, False)
+    return made[-1]

@@ -60,10 +60,11 @@ def emit(
     env.write(program.inputs, arguments)
     regions: dict[int, tuple[int, ...]] = {} if forward_mode else regions_of(program)
     inside = frozenset(chain.from_iterable(regions.values()))
+    pinned = bool(regions) and not equations.is_traced()
     for index, step in enumerate(program.steps):
         if index in regions:
             members = [program.steps[i] for i in regions[index]]
-            env.write(step.outputs, [run_region(*gather(program, members, env))])
+            env.write(step.outputs, [run_region(*gather(program, members, env), pinned=pinned)])
         if index in inside:
             continue
         # Of a value that one call takes twice, differentiation adds the first cotangent first.
@@ -111,9 +112,13 @@ def perform(
 
     def brought(formats: Any) -> list[Any]:
         return [
-            move(array, value, fmt if value.format else None, forward_mode=forward_mode)
+            move(array, value, fmt, forward_mode=forward_mode)
             for array, value, fmt in zip(arrays, known, formats, strict=True)
         ]
+
+    def all_in(fmt: FloatFormat) -> list[Any]:
+        pairs = zip(arrays, known, strict=True)
+        return [move(array, value, fmt, forward_mode=forward_mode) for array, value in pairs]
 
     match step.action:
         case Run(work):
@@ -122,13 +127,13 @@ def perform(
                     spread(array, value, eqn.outvars[0].aval.shape, forward_mode)
                     for array, value in zip(arrays, known, strict=True)
                 ]
-            return run(eqn, brought([work] * len(arrays)), work, forward_mode)
+            return run(eqn, all_in(work), work, forward_mode)
         case Rearrange(out):
             if out is None:
                 return equations.rebind(eqn, arrays)
-            return _rearrange(eqn, brought([out] * len(arrays)), out, forward_mode)
+            return _rearrange(eqn, all_in(out), out, forward_mode)
         case Cast(out):
-            return brought([out])
+            return all_in(out)
         case Follow():
             return [follow(eqn, arrays)]
         case Open():
@@ -159,7 +164,8 @@ def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array
     if value.stored_as is not None:
         return array
     free = value.kind is Kind.FREE and isinstance(fmt, FloatFormat)
-    return jnp.asarray(move(array, value, fmt, forward_mode=forward_mode) if free else array)
+    array = move(array, value, fmt, forward_mode=forward_mode) if free else array
+    return array if isinstance(array, Array) else jnp.asarray(array)
 
 
 def _rearrange(eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool) -> list[Any]:

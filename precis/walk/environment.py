@@ -36,12 +36,14 @@ class Environment:
 
     def read(self, slot: int) -> Any:
         """The array in a slot, for one of its uses."""
-        self._uses[slot] -= 1
         fmt = self._values[slot].format
+        if not self._fork or fmt is None or fmt.is_native:
+            return self._arrays[slot]
+        self._uses[slot] -= 1
         # Two cotangents are rounded together where the value was made, unless that was in
         # another program; more than two are rounded on the way.
         later = 1 if slot in self._inputs else 2
-        if not self._fork or fmt is None or fmt.is_native or self._uses[slot] < later:
+        if self._uses[slot] < later:
             return self._arrays[slot]
         now, self._arrays[slot] = fork(self._arrays[slot], fmt)
         return now

@@ -9,6 +9,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex_core
 
 # Move or select elements, and change no bit; between devices, or rows of a vmap with a name, too.
@@ -45,6 +47,8 @@ MIXED = frozenset(
 UNPACKING = frozenset(
     "and or not bitcast_convert_type shift_left shift_right_arithmetic shift_right_logical".split()
 )
+# Nothing among their parameters is a jaxpr, and most equations are one of these.
+_BODILESS = LAYOUT | ELEMENTWISE | REDUCTIONS | {"dot_general"}
 KNOWN = LAYOUT | ELEMENTWISE | REDUCTIONS | COLLECTIVES | MIXED
 
 _ALWAYS_OPEN = COLLECTIVES | frozenset(
@@ -121,8 +125,9 @@ def call_of(eqn: Any) -> Call | None:
 
 def parts_of(eqn: Any) -> list[Any]:
     """One equation for each operand, of those that treat each by itself: jax 0.7's collectives."""
-    is_many = eqn.primitive.name in COLLECTIVES | {"pvary"} and len(eqn.invars) > 1
-    if not is_many or len(eqn.outvars) != len(eqn.invars):
+    if len(eqn.outvars) != len(eqn.invars) or len(eqn.invars) < 2:
+        return [eqn]
+    if eqn.primitive.name not in COLLECTIVES | {"pvary"}:
         return [eqn]
     pairs = zip(eqn.invars, eqn.outvars, strict=True)
     return [eqn.replace(invars=[atom], outvars=[var]) for atom, var in pairs]
@@ -178,6 +183,8 @@ def platforms_of(eqn: Any) -> tuple[tuple[str, ...] | None, ...] | None:
 
 def bodies_of(eqn: Any) -> list[Any]:
     """Every jaxpr, open, among the equation's parameters."""
+    if eqn.primitive.name in _BODILESS:
+        return []
     found = []
     for value in eqn.params.values():
         for item in jax.tree.leaves(value, is_leaf=_is_jaxpr):
@@ -214,7 +221,8 @@ def repeats(eqn: Any) -> int:
 
 def rebind(eqn: Any, values: list[Any]) -> list[Any]:
     """The equation run on other values; custom derivative rules come along."""
-    if not is_opaque_call(eqn) and not bodies_of(eqn):
+    is_first_order = eqn.primitive.name in _BODILESS
+    if is_first_order or not (is_opaque_call(eqn) or bodies_of(eqn)):
         out = eqn.primitive.bind(*values, **eqn.params)
         return list(out) if eqn.primitive.multiple_results else [out]
     given = {
@@ -227,6 +235,14 @@ def rebind(eqn: Any, values: list[Any]) -> list[Any]:
         constvars=[], invars=list(given), outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
     )
     return jax.core.eval_jaxpr(jaxpr, [], *given.values())
+
+
+def is_traced() -> bool:
+    """Whether what is computed now becomes part of a program, as under `jax.jit`.
+
+    Otherwise each op is compiled by itself, and runs.
+    """
+    return isinstance(jnp.asarray(np.float32(0)), jax.core.Tracer)
 
 
 def scope_of(eqn: Any) -> str:

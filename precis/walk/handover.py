@@ -38,9 +38,11 @@ def hand_over(program: Program, policy: Policy, unrounded: frozenset[int] = froz
         if len(step.outputs) != 1 or not isinstance(step.action, Multiply | Run | Rearrange):
             continue
         (slot,) = step.outputs
+        if not values[slot].fresh or slot in leaving:
+            continue
         wants = [wants_island(steps[use]) for use in uses[slot]]
         wants += [True] * (slot in unrounded)
-        if not values[slot].fresh or slot in leaving or False in wants or True not in wants:
+        if False in wants or True not in wants:
             continue
         match step.action:
             case Multiply(roles, site):
@@ -53,5 +55,5 @@ def hand_over(program: Program, policy: Policy, unrounded: frozenset[int] = froz
                 out = policy.sensitive
                 action = Rearrange(out)
         steps[index] = step._replace(action=action)
-        values[slot] = replace(values[slot], kind=Kind.ISLAND, format=out)
+        values[slot] = values[slot]._replace(kind=Kind.ISLAND, format=out)
     return replace(program, steps=tuple(steps), values=values)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from precis.formats import FLOAT32, FloatFormat
+from precis.formats import FloatFormat
 from precis.policy import Policy, PolicyRules
 from precis.walk import equations
-from precis.walk.kinds import Kind, Value, format_of, join
+from precis.walk.kinds import Kind, Value, format_of, join, low_format_of
 
 Pins: TypeAlias = Literal["respect", "override"]
 
@@ -67,33 +66,31 @@ def place(rules: Rules, eqn: Any, values: list[Value]) -> tuple[FloatFormat, Val
     name, joined = eqn.primitive.name, join(floats)
     if joined.is_neutral:
         work = next(fmt for var in eqn.outvars if (fmt := format_of(var.aval.dtype)))
-        return work, replace(joined, format=work)
+        return work, joined._replace(format=work)
     governed = [value for value in floats if not value.is_neutral]
     roots = frozenset(value.root for value in governed if value.kind is Kind.POLICY)
     started = len(roots) == 0 or joined.sources or joined.absorbs
     continues = started and name in _CONTINUE and (joined.absorbs or roots <= joined.sources)
+    pin = pin_of(rules, eqn)
     if equations.opens_island(eqn) or _meets_statistics(eqn, floats) or continues:
-        work = rules.policy.sensitive
-        value = replace(
-            joined,
+        work = pin or rules.policy.sensitive
+        return work, joined._replace(
             kind=Kind.ISLAND,
+            format=work,
             sources=joined.sources | roots,
-            stored=joined.stored if _averages(eqn, values) else None,
+            paths=joined.paths[:1],
+            stored=joined.stored if joined.stored and _averages(eqn, values) else None,
         )
-    else:
-        work = rules.policy.activation
-        alone = len(governed) == 1
-        value = replace(
-            joined,
-            kind=Kind.POLICY,
-            root=governed[0].root if alone and name in _AFFINE else 0,
-            sources=frozenset(),
-            absorbs=False,
-            stored=None,
-            fresh=alone and governed[0].fresh and name in equations.ELEMENTWISE,
-        )
-    work = pin_of(rules, eqn) or work
-    return work, replace(value, format=work, paths=joined.paths[:1])
+    work = pin or rules.policy.activation
+    alone = len(governed) == 1
+    return work, Value(
+        kind=Kind.POLICY,
+        format=work,
+        root=governed[0].root if alone and name in _AFFINE else 0,
+        paths=joined.paths[:1],
+        data=joined.data,
+        fresh=alone and governed[0].fresh and name in equations.ELEMENTWISE,
+    )
 
 
 def pin_of(rules: Rules, eqn: Any) -> FloatFormat | None:
@@ -101,8 +98,7 @@ def pin_of(rules: Rules, eqn: Any) -> FloatFormat | None:
     if rules.pins == "override":
         return None
     for atom in (*eqn.outvars, *eqn.invars):
-        fmt = format_of(atom.aval.dtype)
-        if fmt and fmt.bits < FLOAT32.bits:
+        if fmt := low_format_of(atom.aval.dtype):
             return fmt
     return None
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,11 +34,9 @@ class Kind(Enum):
 
 
 _ORDER = list(Kind)
-NEUTRAL = frozenset({Kind.DISCRETE, Kind.FREE, Kind.WEIGHT, Kind.STATE})
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """One value of a program, before it exists.
 
     Attributes:
@@ -74,7 +72,7 @@ class Value:
     @property
     def is_neutral(self) -> bool:
         """Whether the policy leaves the value as it is until it meets one that it governs."""
-        return self.kind in NEUTRAL
+        return self.kind is not Kind.POLICY and self.kind is not Kind.ISLAND
 
 
 def join(values: list[Value]) -> Value:
@@ -83,17 +81,26 @@ def join(values: list[Value]) -> Value:
     Free with weight is weight; state with a neutral is state; an island with a neutral is an
     island; anything with policy is policy. Formats are the planner's to decide.
     """
-    kind = max((value.kind for value in values), key=_ORDER.index, default=Kind.FREE)
-    paths = tuple(dict.fromkeys(path for value in values for path in value.paths))
-    stored = next((v.stored for v in values if v.stored), None)
-    return Value(
-        kind=kind,
-        sources=frozenset().union(*(v.sources for v in values if v.kind is Kind.ISLAND)),
-        paths=paths,
-        data=any(v.data for v in values),
-        absorbs=any(v.absorbs for v in values),
-        stored=stored,
+    if not values:
+        return Value(Kind.FREE)
+    # Most ops have an operand or two, and there are many ops.
+    first, *others = values
+    kind, paths, data, absorbs, stored = (
+        first.kind,
+        first.paths,
+        first.data,
+        first.absorbs,
+        first.stored,
     )
+    sources = first.sources if kind is Kind.ISLAND else frozenset()
+    for value in others:
+        kind = max(kind, value.kind, key=_ORDER.index)
+        if value.kind is Kind.ISLAND:
+            sources |= value.sources
+        paths += tuple(path for path in value.paths if path not in paths)
+        data, absorbs = data or value.data, absorbs or value.absorbs
+        stored = stored or value.stored
+    return Value(kind, None, 0, sources, paths, data, absorbs, stored)
 
 
 def carried(before: Value, after: Value) -> Value:
@@ -104,8 +111,8 @@ def carried(before: Value, after: Value) -> Value:
     if before.stored_as is not None and before.stored_as == after.stored_as:
         return before
     if Kind.ISLAND in (before.kind, after.kind) and Kind.POLICY not in (before.kind, after.kind):
-        return replace(both, kind=Kind.ISLAND, sources=frozenset())
-    return replace(both, sources=frozenset())
+        return both._replace(kind=Kind.ISLAND, sources=frozenset())
+    return both._replace(sources=frozenset())
 
 
 @functools.lru_cache(maxsize=64)
@@ -115,3 +122,10 @@ def format_of(dtype: np.dtype) -> FloatFormat | None:
         return None
     fmt = CATALOGUE.get(np.dtype(dtype).name)
     return fmt if isinstance(fmt, FloatFormat) and fmt.is_native else FLOAT32
+
+
+@functools.lru_cache(maxsize=64)
+def low_format_of(dtype: np.dtype) -> FloatFormat | None:
+    """`format_of` a float dtype of fewer bits than float32; None of any other."""
+    fmt = format_of(dtype)
+    return fmt if fmt and fmt.bits < FLOAT32.bits else None

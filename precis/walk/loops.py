@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 from precis.walk.carries import linear_carries
@@ -31,7 +30,7 @@ def plan_scan(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> li
     results = [*known[n : n + m], *(stacked(value, length) for value in own)]
     program = body.finish(value.format for value in results)
     action = Scan(program, tuple(value.format for value in known), n, m)
-    return draft.step(eqn, action, inputs, [replace(value, root=0) for value in results])
+    return draft.step(eqn, action, inputs, [value._replace(root=0) for value in results])
 
 
 def plan_while(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> list[int]:
@@ -47,7 +46,7 @@ def plan_while(draft: Draft, eqn: Any, call: Call, inputs: tuple[int, ...]) -> l
     operands = tuple(value.format for value in (*entering[:first], *known))
     programs = condition.finish([None]), body.finish(value.format for value in results)
     action = While(*programs, operands, first, n)
-    return draft.step(eqn, action, inputs, [replace(value, root=0) for value in results])
+    return draft.step(eqn, action, inputs, [value._replace(root=0) for value in results])
 
 
 def _settle(draft: Draft, call: Call, entering: list[Value]) -> tuple[list[Value], Body]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from precis.formats import FLOAT32, FloatFormat, parse, wide_dtype
@@ -63,7 +62,7 @@ def _neutral(
     if declared != rules.policies.at(site.path).kernel:
         site = site._replace(pinned=str(declared))
     roles = Roles(operand, operand, declared, declared, declared)
-    return Multiply(roles, site), [replace(joined, format=declared)]
+    return Multiply(roles, site), [joined._replace(format=declared)]
 
 
 def _site(rules: Rules, eqn: Any, paths: tuple[str, ...], *, is_named: bool) -> Site:

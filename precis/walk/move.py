@@ -86,7 +86,7 @@ def rounded(x: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
 
 def is_wide(fmt: FloatFormat) -> bool:
     """Whether the format is float32, or float64."""
-    return fmt.is_native and fmt.bits >= FLOAT32.bits
+    return fmt.dtype is not None and fmt.dtype.itemsize >= 4
 
 
 def _is_float(x: Any) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -95,13 +94,15 @@ def _constant(draft: Draft, array: Any, aval: Any, *, data: bool = False) -> int
 def _equation(draft: Draft, eqn: Any, inputs: tuple[int, ...]) -> list[int]:
     """Plans one equation and returns the slots of its results."""
     call = equations.call_of(eqn)
-    if call is None:
-        keeps_dtype = draft.rules.pins == "override"
-        followed = plan_follow(draft, eqn, inputs, keeps_dtype=keeps_dtype)
-        if followed is not None:
-            return followed
-    inputs = ready(draft, eqn, call, inputs)
     known = [draft.values[slot] for slot in inputs]
+    if any(value.stored_as is not None for value in known):
+        if call is None:
+            keeps_dtype = draft.rules.pins == "override"
+            followed = plan_follow(draft, eqn, inputs, keeps_dtype=keeps_dtype)
+            if followed is not None:
+                return followed
+        inputs = ready(draft, eqn, call, inputs)
+        known = [draft.values[slot] for slot in inputs]
     if call is not None and _is_entered(eqn, call, known):
         return _CALLS[call.kind](draft, eqn, call, inputs)
     action, values = decide(draft.rules, eqn, known)
@@ -133,7 +134,7 @@ def _shard_map(draft: Draft, eqn: Any, call: equations.Call, inputs: tuple[int, 
     operands = [enter(policy, draft.values[slot]) for slot in inputs]
     body = draft.body(call.jaxpr, call.consts, operands)
     results = [
-        replace(leave(policy, value, var.aval), root=0)
+        leave(policy, value, var.aval)._replace(root=0)
         for value, var in zip(body.results, eqn.outvars, strict=True)
     ]
     program = body.finish(value.format for value in results)

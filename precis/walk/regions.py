@@ -42,7 +42,7 @@ class Read(NamedTuple):
     """One operand of a member.
 
     Attributes:
-        place: An operand of the region or, counted on from those, the result of a member; or a
+        place: The result of a member; or, below 0, an operand of the region, the last one -1; or a
             constant.
         value: Its kind and format.
         forks: Whether the value forks here, as in `Environment`.
@@ -95,26 +95,32 @@ def regions_of(program: Program) -> dict[int, tuple[int, ...]]:
             readers[slot].append(index)
     for slot, _ in program.outputs:
         readers[slot].append(len(steps))
+    makers = {step.outputs[0]: index for index, step in enumerate(steps) if _joins(step)}
+
+    def makers_for(index: int) -> set[int]:
+        return {makers[slot] for slot in steps[index].inputs if slot in makers}
+
+    def waits(index: int, last: int, members: set[int]) -> bool:
+        """Whether others read neither what the step makes nor, before the last, what it reads."""
+        floats = (slot for slot in steps[index].inputs if program.values[slot].format)
+        return members.issuperset(readers[steps[index].outputs[0]]) and not any(
+            index < reader < last and reader not in members
+            for slot in floats
+            for reader in readers[slot]
+        )
+
     found: dict[int, tuple[int, ...]] = {}
     taken: set[int] = set()
-    for last in reversed(range(len(steps))):
-        if last in taken or not _joins(steps[last]):
+    for last in reversed(makers.values()):
+        if last in taken:
             continue
-        members, passed = {last}, set()
-        wanted = set(steps[last].inputs)
-        for index in range(last - 1, max(last - _WINDOW, 0) - 1, -1):
-            step = steps[index]
-            is_own = not wanted.isdisjoint(step.outputs)
-            if (
-                is_own
-                and _joins(step)
-                and members.issuperset(readers[step.outputs[0]])
-                and passed.isdisjoint(step.inputs)
-            ):
+        members, wanted = {last}, makers_for(last)
+        # From the end on, so that all readers of what a step makes are known when it is looked at.
+        while wanted and (index := max(wanted)) >= last - _WINDOW:
+            wanted.remove(index)
+            if waits(index, last, members):
                 members.add(index)
-                wanted.update(step.inputs)
-            else:
-                passed.update(slot for slot in step.inputs if program.values[slot].format)
+                wanted |= makers_for(index)
         taken |= members
         found[last] = tuple(sorted(members))
     return found
@@ -148,7 +154,7 @@ def gather(program: Program, steps: Sequence[Step], env: Environment) -> tuple[R
             if slot in made:
                 left[slot] -= 1
                 forks = left[slot] >= 2 and not (known.format is None or known.format.is_native)
-                reads.append(Read(-1 - made[slot], value, forks))
+                reads.append(Read(made[slot], value, forks))
                 continue
             array = env.read(slot)
             if isinstance(array, np.ndarray) and not array.ndim:
@@ -156,26 +162,14 @@ def gather(program: Program, steps: Sequence[Step], env: Environment) -> tuple[R
                 continue
             if _comes_narrow(known, array.shape == shape):
                 array, value = move(array, known, work), Value(Kind.POLICY, work)
-            reads.append(Read(len(arrays), value))
             arrays.append(array)
+            reads.append(Read(-len(arrays), value))
         params = tuple(step.eqn.params.items())
         members.append(Member(step.eqn.primitive, params, shape, work, tuple(reads)))
-    n = len(arrays)
     operands = arrays[::-1]
     first: dict[int, int] = {}
     same_as = tuple(first.setdefault(id(array), i) for i, array in enumerate(operands))
-    return Region(tuple(_placed(member, n) for member in members), same_as), operands
-
-
-def _placed(member: Member, count: int) -> Member:
-    def placed(read: Read) -> Read:
-        match read.place:
-            case int() as place:
-                return read._replace(place=count - 1 - place)
-            case _:
-                return read
-
-    return member._replace(reads=tuple(map(placed, member.reads)))
+    return Region(tuple(members), same_as), operands
 
 
 def _comes_narrow(value: Value, has_shape: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,12 @@ def decide(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Va
     name = eqn.primitive.name
     floats = [value for value in values if value.format]
     declared = [format_of(var.aval.dtype) for var in eqn.outvars]
-    if equations.is_opaque_call(eqn) or (equations.bodies_of(eqn) and name not in equations.KNOWN):
-        return _opaque(rules, eqn, values, declared)
+    is_known = name in equations.KNOWN
     if name in MATRIX_OPS and floats:
         return plan_matrix(rules, eqn, values)
-    if name not in equations.KNOWN and any(declared) and not join(floats).is_neutral:
+    if not is_known and (equations.is_opaque_call(eqn) or equations.bodies_of(eqn)):
+        return _opaque(rules, eqn, values, declared)
+    if not is_known and any(declared) and not join(floats).is_neutral:
         return _as_declared(rules, eqn, values, declared)
     if name == "convert_element_type" and floats and declared[0]:
         return _cast(rules, eqn, values[0], declared[0])
@@ -53,13 +53,13 @@ def _cast(
     if value.is_neutral:
         out = value.format if rules.pins == "override" else declared
     elif pin_of(rules, eqn) == declared:
-        out, value = declared, replace(value, kind=Kind.POLICY, root=0, fresh=False)
+        out, value = declared, value._replace(kind=Kind.POLICY, root=0, fresh=False)
     elif value.kind is Kind.POLICY:
         out = rules.policy.activation
     else:
         out = value.format
     assert out is not None
-    return Cast(out), [replace(value, format=out)]
+    return Cast(out), [value._replace(format=out)]
 
 
 def _layout(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[Value]]:
@@ -69,10 +69,10 @@ def _layout(rules: Rules, eqn: Any, values: list[Value]) -> tuple[Action, list[V
     if len(eqn.outvars) == len(eqn.invars) > 1:  # optimization_barrier: each passes by itself
         return Rearrange(None), values
     if len(floats) == 1 or all(value == floats[0] for value in floats):
-        value = replace(floats[0], data=any(v.data for v in values))
-        return Rearrange(value.format), [value] * len(eqn.outvars)
-    work, value = place(rules, eqn, values)
-    return Rearrange(work), [replace(value, data=any(v.data for v in values))]
+        work, value = floats[0].format, floats[0]
+    else:
+        work, value = place(rules, eqn, values)
+    return Rearrange(work), [_of_data(value, any(v.data for v in values))] * len(eqn.outvars)
 
 
 def _compute(
@@ -89,10 +89,12 @@ def _compute(
         out = [Value(k, fmt, paths=paths, data=data) for k, fmt in zip(kind, declared, strict=True)]
         return Run(FLOAT32), out
     work, value = place(rules, eqn, values)
-    outs = [
-        replace(value, data=data) if fmt else Value(Kind.DISCRETE, data=data) for fmt in declared
-    ]
+    outs = [_of_data(value, data) if fmt else Value(Kind.DISCRETE, data=data) for fmt in declared]
     return Run(work), outs
+
+
+def _of_data(value: Value, data: bool) -> Value:
+    return value if value.data == data else value._replace(data=data)
 
 
 def _discrete(eqn: Any, values: list[Value]) -> Value:

@@ -8,7 +8,6 @@ the weight dequantized, for itself alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -42,8 +41,6 @@ def ready(
 ) -> tuple[int, ...]:
     """Slots of the operands that `eqn` can take: those of weights that it cannot are opened."""
     known = [draft.values[slot] for slot in inputs]
-    if not any(value.stored_as is not None for value in known):
-        return inputs
     if call is not None and call.kind in _ENTERED:
         return inputs
     if eqn.primitive.name in MATRIX_OPS:
@@ -59,7 +56,7 @@ def opened(draft: Draft, eqn: Any, slot: int) -> int:
     value = draft.values[slot]
     if value.stored_as is None:
         return slot
-    plain = replace(value, stored_as=None, root=0)
+    plain = value._replace(stored_as=None, root=0)
     return draft.step(eqn, Open(value.paths), (slot,), [plain])[0]
 
 
@@ -79,7 +76,7 @@ def stacked(value: Value, length: int) -> Value:
     long = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct((length, *array.shape), array.dtype), value.stored_as
     )
-    return replace(value, stored_as=long)
+    return value._replace(stored_as=long)
 
 
 def row_of(value: Value) -> Value:
@@ -89,7 +86,7 @@ def row_of(value: Value) -> Value:
     row = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype), value.stored_as
     )
-    return replace(value, stored_as=row)
+    return value._replace(stored_as=row)
 
 
 def plan_follow(
@@ -116,9 +113,9 @@ def plan_follow(
         return None
     data = any(v.data for v in known)
     if is_stored(out):
-        made = replace(value, stored_as=out, format=format_of(out.dtype), data=data)
+        made = value._replace(stored_as=out, format=format_of(out.dtype), data=data)
     else:
-        made = replace(value, stored_as=None, data=data, root=0)
+        made = value._replace(stored_as=None, data=data, root=0)
     return draft.step(eqn, Follow(), inputs, [made])
 
 

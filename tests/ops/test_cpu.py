@@ -47,9 +47,10 @@ def axes_of(lhs, rhs):
 @pytest.mark.world
 @pytest.mark.parametrize(("dtype", "accum"), [(jnp.bfloat16, jnp.float32), (jnp.int8, jnp.int32)])
 @pytest.mark.parametrize(("left", "right"), SPECS)
-def test_every_layout(left, right, dtype, accum):
+@pytest.mark.parametrize("draws", [4, pytest.param(64, marks=pytest.mark.nightly)])
+def test_every_layout(left, right, dtype, accum, draws):
     rng = np.random.default_rng(0)
-    for _ in range(4):
+    for _ in range(draws):
         lhs, rhs = (rng.permutation(list(names)) for names in (left, right))
         axes = axes_of(list(lhs), list(rhs))
         a, b = numbers(rng, lhs), numbers(rng, rhs)

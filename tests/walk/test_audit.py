@@ -11,6 +11,8 @@ from flax import nnx
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from precis.ops.cpu import HAS_FAST_PRODUCTS
 from precis.train import audit_task, load_task
@@ -109,6 +111,12 @@ def low(x):
     return x.astype(jnp.bfloat16)
 
 
+def across_devices(fn):
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
+    specs = {"in_specs": (P(), P("d")), "out_specs": P()}
+    return lambda w, x: jax.shard_map(lambda w, x: fn(x @ w), mesh=mesh, **specs)(w, x)
+
+
 CASES = {
     "cast pair": (
         lambda w, x: low(jnp.tanh(x)).astype(jnp.float32) @ w,
@@ -121,6 +129,11 @@ CASES = {
         "c=bf16",
     ),
     "low-precision sum": (lambda w, x: jnp.sum(x @ w), lambda w, x: x @ w, "c=bf16,s=bf16"),
+    "low-precision sum, across devices": (
+        across_devices(lambda y: lax.psum(y, "d")),
+        across_devices(lambda y: lax.pmax(y, "d")),
+        "c=bf16,s=bf16",
+    ),
     "low-precision island": (
         lambda w, x: jnp.exp(low(x @ w)),
         lambda w, x: jnp.exp(x @ w),

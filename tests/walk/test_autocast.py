@@ -18,6 +18,7 @@ from .models import (
     decoder_loss,
     mlp,
     mlp_init,
+    rms_norm,
 )
 
 
@@ -63,20 +64,34 @@ def test_emulated_formats_equal_native_ones_through_a_training_step(
     assert_same(results[1], results[0])
 
 
+def unrolled_decoder(params, tokens):
+    return decoder_loss(params, tokens, layers="unrolled")
+
+
+def half_a_block(params, tokens):
+    """A norm, a gelu between two products, a residual, another norm and a loss."""
+    h, p = params["embed"][tokens], jax.tree.map(lambda leaf: leaf[0], params["blocks"])
+    h = h + jax.nn.gelu(rms_norm(h, p["norm2"]) @ p["up"] + p["bias"]) @ p["down"]
+    logits = rms_norm(h, params["norm"]) @ params["head"]
+    return cross_entropy(logits[:, :-1], tokens[:, 1:])
+
+
 @pytest.mark.parametrize(
-    ("native", "emulated"),
-    [("f16", "e5m10"), pytest.param("bf16", "e8m7", marks=pytest.mark.nightly)],
+    ("native", "emulated", "loss"),
+    [
+        ("f16", "e5m10", half_a_block),
+        *(
+            pytest.param(*pair, unrolled_decoder, marks=pytest.mark.nightly)
+            for pair in (("f16", "e5m10"), ("bf16", "e8m7"))
+        ),
+    ],
 )
-def test_emulated_formats_equal_native_ones_op_by_op(native, emulated, decoder):
-    # Compiled, LLVM joins a float16 program's multiplications and additions, or not, by how the
-    # loop around them looks and by what the processor has.
-    params, tokens = decoder
-    loss = lambda p, t: decoder_loss(p, t, layers="unrolled")  # noqa: E731
-    with jax.disable_jit():  # products and stretches of elementwise ops are compiled by themselves
-        results = [
-            jax.value_and_grad(autocast(loss, f"c={c},o=f32"))(params, tokens)
-            for c in (native, emulated)
-        ]
+def test_emulated_formats_equal_native_ones_op_by_op(native, emulated, loss, decoder):
+    # Not jitted. Compiled as one, LLVM joins a float16 program's multiplications and additions, or
+    # not, by how the loop around them looks and by what the processor has.
+    results = [
+        jax.value_and_grad(autocast(loss, f"c={c},o=f32"))(*decoder) for c in (native, emulated)
+    ]
     assert_same(results[1], results[0])
 
 

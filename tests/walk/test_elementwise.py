@@ -8,7 +8,7 @@ from jax import lax
 
 from precis.walk import autocast
 
-from .laws import assert_same, compiled
+from .laws import EXACT, assert_same, compiled
 
 ROWS, WIDTH = 8, 16
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -67,6 +67,43 @@ def test_value_and_gradients_are_those_of_every_op_by_itself(dtype):
     # Two products of 8 terms each, summed in float32 in another order.
     bound = 2 * 8 * np.finfo(np.float32).eps * float(jnp.abs(dw_by_hand).max())
     np.testing.assert_allclose(dw, dw_by_hand, rtol=0, atol=bound)
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("text", ["bf16", "f16"])
+def test_not_jitted_each_rounding_is_done(text):
+    """Each stretch is then compiled by itself, by a compiler that may leave out roundings."""
+    loss = autocast(lambda p, x: jax.nn.gelu(x * p + p).sum(), f"c={text},o=f32")
+    of_x = jax.grad(loss, 1)
+    squares = lambda p, x: (of_x(p, x) ** 2).sum()  # noqa: E731
+    for fn in (jax.grad(loss, (0, 1)), jax.vmap(of_x), jax.grad(squares)):
+        assert_same(fn(X[::-1], X), compiled(fn)(X[::-1], X))
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("options", [EXACT, {}], ids=["exact", "excess precision"])
+def test_what_is_summed_was_rounded(options):
+    """XLA's CPU sums what was there before the rounding if it sees both, and may or not."""
+    x, y = (np.asarray(jax.random.normal(key, (256, 64))) for key in KEYS[:2])
+    value = autocast(lambda _, x, y: (x * y).sum(0), "mixed_bf16")
+    gradient = jax.grad(autocast(lambda b, x, y: (x * b * y).sum(), "mixed_bf16"))
+    low = lambda x: x.astype(jnp.bfloat16).astype(np.float32)  # noqa: E731
+    terms = low(low(x) * low(y))
+    bound = 256 * np.finfo(np.float32).eps * np.abs(terms).sum(0)
+    for fn in (value, gradient):
+        got = compiled(fn, options)(np.ones(64, np.float32), x, y)
+        assert (np.abs(got - np.float64(terms).sum(0)) <= bound).all()
+
+
+@pytest.mark.world
+def test_a_cotangent_that_is_summed_was_rounded():
+    """It comes out of an island, and nothing but the bias wants it."""
+    x, y = (jax.random.normal(key, (64, 256)) for key in KEYS[:2])
+    loss = lambda b: (jnp.exp(x + b) * y).sum()  # noqa: E731
+    native, emulated = (
+        compiled(jax.grad(autocast(loss, f"c={c},o=f32")))(jnp.ones(256)) for c in ("bf16", "e8m7")
+    )
+    assert_same(emulated, native)
 
 
 def stacked(fn, *args):

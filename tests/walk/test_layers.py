@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.dtypes import float0
 
 from precis.adapters import bind
 from precis.walk import audit, autocast
+
+from .laws import UNOPTIMIZED, assert_same, compiled
 
 UNSUPPORTED: dict[str, str] = {}
 
@@ -251,6 +254,22 @@ def test_a_layer(case, name):
         assert float(jnp.linalg.norm(b - a)) <= 1e-4 * largest
         if name != "sorted":  # where rounding may send a row to another expert
             assert float(jnp.linalg.norm(c - a)) <= 0.05 * largest
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("case", "name"), list(cases()))
+def test_emulated_formats_equal_native_ones_through_a_layer(case, name):
+    with jax.numpy_dtype_promotion("standard"):
+        run, params, x = case(name)
+        loss = lambda p, x: jnp.mean(run(p, x) ** 2)  # noqa: E731
+        native, emulated = (
+            compiled(
+                jax.value_and_grad(autocast(loss, f"c={c},o=f32"), allow_int=True), UNOPTIMIZED
+            )(params, x)
+            for c in ("bf16", "e8m7")
+        )
+    floats = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype != float0]  # noqa: E731
+    assert_same(floats(emulated), floats(native))
 
 
 def relative(got, want):

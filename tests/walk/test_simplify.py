@@ -61,3 +61,18 @@ def test_results_are_those_of_the_function():
     args = X, wide(X) / 3
     for got, want in zip(simplified(jax.make_jaxpr(fn)(*args))(args), fn(*args), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_pinned_no_rounding_is_left_out(dtype):
+    x = jax.random.normal(jax.random.key(0), (256,))
+
+    def fn(x):
+        low = lambda x: x.astype(dtype)  # noqa: E731
+        y = low(x)
+        return jax.vjp(lambda y: wide(low(wide(y) * 1.1)) * wide(low(wide(y) * 1.3)), y)[1](x)[0]
+
+    straight = simplified(jax.make_jaxpr(fn)(x))
+    got = jax.jit(lambda x: straight([x], pinned=True)[0])(x)
+    np.testing.assert_array_equal(got, fn(x))  # op by op
