@@ -58,9 +58,9 @@ def in_chunks(
         in_params: Whether `step` gives new parameters; otherwise it gives updates.
         when: [] bool, whether to do anything; None is always.
     """
-    path, shape, grad = leaf.path, leaf.grad.shape, words_of(leaf.grad)
-    param = jax.tree.map(lambda x: words_of(x) if is_float(x) else x, leaf.param)
     width = math.lcm(*(width_of(moment) for moment in moments_of(state)))
+    path, shape, grad = leaf.path, leaf.grad.shape, words_of(leaf.grad, width)
+    param = jax.tree.map(lambda x: words_of(x, width) if is_float(x) else x, leaf.param)
     full = max(_CHUNK // width, 1) * width
 
     def chunk(start: Any, size: int, out: PyTree, moments: list[Any]) -> tuple[Any, Applied]:
@@ -81,12 +81,12 @@ def in_chunks(
         """What a state holds beside moments, the same in every chunk of a step."""
         return with_moments(state, (None for _ in moments_of(state)))
 
-    out = param if in_params else words_of(widened(leaf.grad))
+    out = param if in_params else words_of(widened(leaf.grad), width)
     assert out is not None
     count = math.prod(shape)
     before = (count - 1) // full  # chunks before the last one, which may be shorter
     finish = functools.partial(chunk, before * full, count - before * full)
-    moments = [x if isinstance(x, Moment) else words_of(x) for x in moments_of(state)]
+    moments = [x if isinstance(x, Moment) else words_of(x, width) for x in moments_of(state)]
     carry = (out, moments)
     tally = zeros_like(jax.eval_shape(lambda *carry: finish(*carry)[1].tally, *carry))
 

@@ -7,6 +7,7 @@ slice of it or puts one in: a copy of the leaf for each chunk. Integers it leave
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,9 @@ class Words:
     """A flat array of floats; a pytree node.
 
     Attributes:
-        words: [n] unsigned integers of the floats' size, or the floats if those have 32 bits.
+        words: [n] unsigned integers of the floats' size, or the floats if those have 32 bits; or
+            the same as [n / width, width]. XLA sees only of a slice in the shape of its array
+            that it is put back where it was read, and otherwise copies it before.
         dtype: The floats'.
     """
 
@@ -37,23 +40,29 @@ class Words:
     @property
     def floats(self) -> Array:
         """[n] dtype: all of them."""
-        return _floats(self.words, self.dtype)
+        return _floats(self.words, self.dtype).reshape(-1)
 
     def rows(self, start: int | Array, size: int, width: int) -> Array:
         """[⌈size / width⌉, width] dtype: floats from `start` on; what is missing is 0."""
-        part = lax.dynamic_slice_in_dim(self.words, start, size)
-        part = jnp.pad(part, (0, -size % width)).reshape(-1, width)
+        part = lax.dynamic_slice_in_dim(self.words, start // self._width, size // self._width)
+        part = jnp.pad(part.reshape(-1), (0, -size % width)).reshape(-1, width)
         return _floats(part, self.dtype)
 
     def put(self, new: Array, start: int | Array) -> Words:
         """With floats `new` [size] of its dtype from `start` on; in place where it can be."""
-        words = _words(new)
-        return Words(lax.dynamic_update_slice_in_dim(self.words, words, start, 0), self.dtype)
+        part = _words(new).reshape(-1, *self.words.shape[1:])
+        words = lax.dynamic_update_slice_in_dim(self.words, part, start // self._width, 0)
+        return Words(words, self.dtype)
+
+    @property
+    def _width(self) -> int:
+        return math.prod(self.words.shape[1:])
 
 
-def words_of(x: Array) -> Words:
-    """`x` [...] floating, flat."""
-    return Words(_words(x.reshape(-1)), np.dtype(x.dtype))
+def words_of(x: Array, width: int) -> Words:
+    """`x` [...] floating, in rows of `width` if they come out even, of which parts begin a row."""
+    shape = (-1, width) if x.size % width == 0 else (-1,)
+    return Words(_words(x.reshape(shape)), np.dtype(x.dtype))
 
 
 def map_words(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
