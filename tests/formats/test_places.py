@@ -8,7 +8,7 @@ import pytest
 from precis.formats import parse
 from precis.formats.places import _thresholds, nearest_places, values_of
 from precis.formats.spec import Codebook
-from precis.formats.table import in_order
+from precis.formats.table import count_below
 
 CODEBOOKS = ["dynamic8", "udynamic8", "nf4"]
 FLOATS = ["e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e3m4", "e2m1", "e2m3", "e7m0fn", "e6m1fn"]
@@ -51,8 +51,10 @@ def test_it_is_the_nearest(name):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["dynamic8", "udynamic8", "e4m3fn", "e5m2", "e4m3fnuz", "int8"])
+@pytest.mark.parametrize("name", ["e4m3fn", "e5m2", "e4m3fnuz", "int8"])
 def test_of_every_float32(name):
+    # In two ways: by rounding, and by the table of a codebook. Of this nothing is left to ask: in
+    # an upper half it counts one threshold more at most, and above are its ends and that one.
     grid = parse(name)
     thresholds = _thresholds(grid)
 
@@ -60,7 +62,7 @@ def test_of_every_float32(name):
     def differ(upper):
         bits = (upper << 24) + jnp.arange(1 << 24, dtype=np.uint32)
         x = jax.lax.bitcast_convert_type(bits, np.float32)
-        want = jnp.searchsorted(thresholds, in_order(x), side="right")
-        return jnp.sum((nearest_places(x, grid).astype(np.int32) != want) & ~jnp.isnan(x))
+        differs = nearest_places(x, grid).astype(np.int32) != count_below(x, thresholds)
+        return jnp.sum(differs & ~jnp.isnan(x))
 
     assert sum(int(differ(np.uint32(upper))) for upper in range(256)) == 0
