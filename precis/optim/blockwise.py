@@ -149,7 +149,6 @@ def _stored(
     (shape,) = (x.shape for x in leaf.values())
 
     def stored(_: PyTree, name: str) -> Any:
-        is_first = name in FIRST
-        return blank(shape, first if is_first else second, is_second=not is_first)
+        return blank(shape, first if name in FIRST else second)
 
     return map_moments(stored, state)

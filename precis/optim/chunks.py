@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from precis.optim.applied import Applied, zeros_like
-from precis.optim.fields import moments_of, with_moments
+from precis.optim.fields import moments_of, seconds_of, with_moments
 from precis.optim.moment import Moment, read, width_of, write
 from precis.optim.norm import widened
 from precis.optim.words import Words, map_words, settled, words_of
@@ -74,8 +74,13 @@ def in_chunks(
         opened = with_moments(state, ({path: read(x, start, size, width)} for x in moments))
         done = step(part(grad if in_params else out), opened, part(out if in_params else param))
         out = map_words(put, out, settled(done.params[path], start, leaf.grad))
-        pairs = zip(moments, moments_of(done.state), strict=True)
-        return (out, [write(old, start, size, tree[path]) for old, tree in pairs]), done
+        written = [
+            write(old, start, size, tree[path], is_second=is_second)
+            for old, tree, is_second in zip(
+                moments, moments_of(done.state), seconds_of(state), strict=True
+            )
+        ]
+        return (out, written), done
 
     def bare(state: PyTree) -> PyTree:
         """What a state holds beside moments, the same in every chunk of a step."""

@@ -33,6 +33,13 @@ def moments_of(state: PyTree) -> list[PyTree]:
     return found
 
 
+def seconds_of(state: PyTree) -> list[bool]:
+    """Which of `moments_of` are second ones."""
+    found: list[bool] = []
+    map_moments(lambda _, name: found.append(name in SECOND), state)
+    return found
+
+
 def with_moments(state: PyTree, moments: Iterable[PyTree]) -> PyTree:
     """`state` with other moments, in the order of `moments_of`."""
     left = iter(moments)

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from precis.formats import (
+    FLOAT32,
     Compact,
     FloatFormat,
     ScaledFormat,
@@ -29,7 +30,7 @@ from precis.optim.words import Words
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["codes", "scales"],
-    meta_fields=["format", "shape", "is_second"],
+    meta_fields=["format", "shape"],
 )
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -41,14 +42,12 @@ class Moment:
         scales: [blocks] float32.
         format: The scaled format.
         shape: The parameter's.
-        is_second: Whether it is a second moment. Of these no positive entry is rounded to 0.
     """
 
     codes: Array
     scales: Array
     format: ScaledFormat
     shape: tuple[int, ...]
-    is_second: bool = False
 
     @property
     def static_facts(self) -> dict[str, Any]:
@@ -63,20 +62,17 @@ class Moment:
         return flat[:size].reshape(self.shape)
 
 
-def blank(
-    shape: tuple[int, ...], fmt: FloatFormat | ScaledFormat, *, is_second: bool = False
-) -> Moment | Array:
+def blank(shape: tuple[int, ...], fmt: FloatFormat | ScaledFormat) -> Moment | Array:
     """A moment of zeros: a flat array in the format's dtype, or a `Moment`.
 
     Args:
         shape: The parameter's.
         fmt: A float format with a dtype, or one that `compact_format` allows.
-        is_second: See `Moment`.
     """
     size = math.prod(shape)
     if isinstance(fmt, FloatFormat):
         return jnp.zeros(size, fmt.carrier)
-    return Moment(*compact_zeros(-(-size // (fmt.block or 1)), fmt), fmt, shape, is_second)
+    return Moment(*compact_zeros(-(-size // (fmt.block or 1)), fmt), fmt, shape)
 
 
 def width_of(moment: Moment | Array) -> int:
@@ -97,20 +93,25 @@ def read(moment: Moment | Words, start: int | Array, size: int, width: int) -> A
     return jnp.pad(values, ((0, rows - there), (0, 0))).reshape(-1, width)
 
 
-def write(moment: Moment | Words, start: int | Array, size: int, values: Array) -> Moment | Words:
+def write(
+    moment: Moment | Words, start: int | Array, size: int, values: Array, *, is_second: bool
+) -> Moment | Words:
     """`moment` with `values`, shaped as `read` gives them, rounded into `size` of its entries.
 
-    In place, where the compiler sees that nobody needs the old ones.
+    In place, where the compiler sees that nobody needs the old ones. Where it `is_second`, nothing
+    positive becomes 0.
     """
     if isinstance(moment, Words):
-        new = cast_to(values.reshape(-1)[:size], parse_float(str(moment.dtype)))
+        fmt = parse_float(str(moment.dtype))
+        new = narrowed(values.reshape(-1)[:size], fmt, is_second=is_second)
         return moment.put(new, start)
     block = width_of(moment)
     rows = -(-size // block)
     values = values.reshape(-1, block)[:rows]
     new = compress(values, moment.format)
-    if moment.is_second:
-        new = _above_zero(values, new, moment.format)
+    if is_second:
+        zero = compact_zeros(1, moment.format).codes
+        new = new._replace(codes=_above_zero(values, new.codes, zero, zero + 1))
     codes, scales = (
         lax.dynamic_update_slice_in_dim(old, part, start // block, 0)
         for old, part in zip((moment.codes, moment.scales), new, strict=True)
@@ -118,14 +119,21 @@ def write(moment: Moment | Words, start: int | Array, size: int, values: Array) 
     return dataclasses.replace(moment, codes=codes, scales=scales)
 
 
-def _above_zero(values: Array, there: Compact, fmt: ScaledFormat) -> Compact:
-    """`there` with the smallest positive code where a positive value got that of 0.
+def narrowed(x: Array, fmt: FloatFormat, *, is_second: bool) -> Array:
+    """A moment in the dtype of `fmt`; a second one that is positive stays so in float16, too."""
+    new = cast_to(x, fmt)
+    if not is_second or fmt.min_exponent <= FLOAT32.min_exponent:
+        return new
+    smallest = np.asarray(fmt.smallest_subnormal, new.dtype)
+    return _above_zero(x, new, np.zeros_like(smallest), smallest)
+
+
+def _above_zero(values: Array, stored: Array, zero: Any, smallest: Any) -> Array:
+    """`stored` with the smallest positive number where a positive value became 0.
 
     An entry with v = 0 whose gradient is small or 0 in the next step moves by m / eps.
 
     Source: Li et al., Memory Efficient Optimizers with 4-bit States, arXiv:2309.01507, on zero
     points of second moments.
     """
-    zero = compact_zeros(1, fmt).codes
-    is_lost = (values > 0) & (there.codes == zero)
-    return there._replace(codes=jnp.where(is_lost, zero + 1, there.codes))
+    return jnp.where((values > 0) & (stored == zero), smallest, stored)

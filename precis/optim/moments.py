@@ -7,9 +7,10 @@ from typing import Any
 
 import optax
 
-from precis.formats import FloatFormat, Format, ScaledFormat, cast_to, parse
+from precis.formats import FloatFormat, Format, ScaledFormat, parse
 from precis.optim.blockwise import blockwise
-from precis.optim.fields import FIRST, map_moments
+from precis.optim.fields import SECOND, map_moments
+from precis.optim.moment import narrowed
 from precis.optim.norm import widened
 from precis.policy import moment_format
 from precis.tree import is_float, map_floats, named_leaves
@@ -29,8 +30,10 @@ def stored_moments(
     At any depth of the inner state, a NamedTuple's field `mu` or `trace` is stored in `m` and
     `nu` in `v`; the rest stays as it is, and a state without such fields too. A step widens them,
     the gradients and the parameters to float32 (float64 stays so), runs `inner`, and rounds the
-    moments to nearest even on their way back; what overflows becomes Inf, NaN stays NaN. Updates
-    come out in float32 and are rounded once, where they are added.
+    moments to nearest even on their way back; what overflows becomes Inf, NaN stays NaN. A second
+    moment that is positive is never rounded to 0, by whose root its update would be divided, but
+    to the smallest value that there is, in float16 2^-24. Updates come out in float32 and are
+    rounded once, where they are added.
 
     If one of the formats has blocks, a leaf of `min_size` entries or more is updated in a loop
     over chunks of it, so that its moments are never all in float32; smaller leaves, and those
@@ -120,8 +123,9 @@ def _whole(
 
     def store(state: PyTree) -> PyTree:
         def cast(tree: PyTree, name: str) -> PyTree:
-            fmt = first if name in FIRST else second
-            return map_floats(lambda x: cast_to(x, fmt), tree)
+            is_second = name in SECOND
+            fmt = second if is_second else first
+            return map_floats(lambda x: narrowed(x, fmt, is_second=is_second), tree)
 
         return map_moments(cast, state)
 

@@ -130,3 +130,27 @@ def test_formats_without_a_dtype_are_refused():
         stored_moments(optax.adam(1.0), "f32", "tf32")
     with pytest.raises(ValueError, match="stored in few bits, it wants blocks"):
         stored_moments(optax.adam(1.0), "int8", "f32")
+
+
+@pytest.mark.parametrize("m", ["f32", "int8@block256"])
+def test_no_second_moment_in_float16_is_rounded_to_zero(m):
+    # Squares of gradients below 1.7e-4 are none of float16's numbers. With v = 0, steps of Adam
+    # would be m / eps: 10,000 learning rates and more.
+    magnitudes = np.float32(10.0 ** np.random.default_rng(0).uniform(-7, 0, 4096))
+    magnitudes[:100] = 0
+    optimizer = stored_moments(optax.adam(1.0), m, "f16")
+    update, rng = jax.jit(optimizer.update), np.random.default_rng(1)
+    state = optimizer.init({"w": jnp.zeros(4096)})
+    wanted = np.zeros(4096, np.float16)
+    for _ in range(20):
+        grads = np.float32(magnitudes * rng.standard_normal(4096))
+        updates, state = update({"w": jnp.asarray(grads)}, state)
+        wide = np.float32(0.999) * np.float32(wanted) + np.float32(0.001) * grads**2
+        wanted = np.where(wide > 0, np.maximum(wide.astype(np.float16), np.float16(2.0**-24)), 0)
+        (adam, *_) = state if m == "f32" else state.leaves["w"]
+        got = np.ravel(adam.nu["w"] if m == "f32" else adam.nu)
+        # One sum of products, contracted or not: another neighbor at most.
+        np.testing.assert_array_max_ulp(got, wanted.astype(np.float16), maxulp=1)
+        assert ((got > 0) == (wide > 0)).all()
+        assert np.abs(updates["w"]).max() < 4
+        wanted = got
