@@ -11,7 +11,9 @@ import optax
 from jax import Array, lax
 
 from precis.optim.norm import widened
+from precis.optim.replicas import varying
 from precis.types import PyTree
+from precis.walk.equations import varying_axes
 
 # From parameters and updates to new parameters and a tally of what happened on the way. It is
 # elementwise, and may be called with parts of the trees, even parts of leaves, whose tallies are
@@ -156,5 +158,11 @@ def taken_updates(
 
 
 def zeros_like(shapes: PyTree) -> PyTree:
-    """Zeros of the given shapes and dtypes."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    """Zeros of the given shapes and dtypes, which vary between replicas where those do."""
+
+    def zeros(x: Any) -> Array:
+        axes = tuple(varying_axes(jax.typeof(x)))
+        made = jnp.zeros(x.shape, x.dtype)
+        return varying(made, axes) if axes else made
+
+    return jax.tree.map(zeros, shapes)

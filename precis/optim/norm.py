@@ -90,7 +90,8 @@ def gradient_norm(grads: PyTree, *, scale: Array | None = None) -> Norm:
 
     # No entry of what is trusted overflows when it is unscaled.
     trusted = (squares >= smallest) & (squares < jnp.inf) & (value < 1 / smallest)
-    return lax.cond(trusted, lambda _: Norm(value, jnp.bool_(True)), exact, leaves)
+    # Not True, but what is: on replicas it differs, and so must both branches' types.
+    return lax.cond(trusted, lambda _: Norm(value, trusted), exact, leaves)
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformation:

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from precis.optim import AxisNames, varying
+from precis.optim import varying
 from precis.optim.norm import widened
 from precis.tree import is_float, leaves_with_paths, map_floats
 from precis.types import PyTree
+from precis.walk.equations import varying_axes
 
 
 def in_microbatches(
@@ -20,7 +21,6 @@ def in_microbatches(
     k: int,
     *,
     weight: Callable[[PyTree], Array] | None = None,
-    axis_name: AxisNames | None = None,
 ) -> Callable[..., Any]:
     """`gradient`, taken of `k` parts of the batch one after the other, with a `k`-th of the memory.
 
@@ -38,7 +38,6 @@ def in_microbatches(
         k: How many parts; 1 gives `gradient` itself.
         weight: From a part of the batch to what it weighs, [] floating, such as how many tokens it
             has; by default all parts weigh alike.
-        axis_name: Mapped axes along which batches differ, as in `make_step`.
 
     Raises:
         ValueError: `k` is no whole number of at least 1; when called, `k` does not divide the first
@@ -68,8 +67,10 @@ def in_microbatches(
         shapes = jax.eval_shape(part, state, jnp.int32(0), first)[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         start = (state, zeros)
-        if axis_name is not None:  # a carry keeps its type, and what is added varies
-            start = map_floats(lambda x: varying(x, axis_name), start)
+        # A carry keeps its type; inside shard_map what is added differs from device to device.
+        axes = frozenset().union(*(varying_axes(jax.typeof(x)) for x in jax.tree.leaves(shapes)))
+        if axes:
+            start = map_floats(lambda x: varying(x, tuple(axes)), start)
         (state, total), _ = lax.scan(body, start, (jnp.arange(k), parts))
         *sums, weights = total
         value, metrics, grads = map_floats(lambda x: x / weights.astype(x.dtype), tuple(sums))

@@ -192,7 +192,7 @@ def make_step(
         )
         return part(params, state, batch, key=key, **kw)
 
-    gradient_of_batch = in_microbatches(gradient, accumulate, weight=weight, axis_name=axis_name)
+    gradient_of_batch = in_microbatches(gradient, accumulate, weight=weight)
     gradient_of_batch = over_replicas(gradient_of_batch, axis_name, resolved.base.reduce)
 
     def apply(params: PyTree, updates: PyTree) -> tuple[PyTree, Lost]:

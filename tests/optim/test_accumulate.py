@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec
 
 from precis.optim import (
     accumulate,
@@ -19,7 +18,6 @@ from precis.optim import (
     state_of,
     static_loss_scale,
 )
-from precis.sweep.store import checkpoints
 
 INNERS = {
     "adam": optax.adam(1e-2),
@@ -234,42 +232,6 @@ def test_model_state_goes_by_the_last_micro_batch():
         _, state = in_place(optimizer)(jnp.float32(g), state, params)
         kept.append(bool(keep_if_skipped(state, jnp.bool_(True), jnp.bool_(False))))
     assert kept == [False, True, True, True]
-
-
-def test_under_scan_vmap_and_shard_map():
-    params, grads = example(count=4)
-    optimizer = accumulate(loss_scaled(optax.adam(1e-2), static_loss_scale(2.0)), 2)
-    step = lambda g, s, p: apply_update(optimizer, g, s, p)[:2]  # noqa: E731
-
-    def train(params, grads):
-        def body(carry, g):
-            params, state = carry
-            return step(g, state, params), None
-
-        return jax.lax.scan(body, (params, optimizer.init(params)), grads)[0]
-
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-    want = jax.jit(train)(params, stacked)
-    twice = jax.tree.map(lambda x: jnp.stack([x, x]), (params, stacked))
-    got = jax.jit(jax.vmap(train))(*twice)
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    everywhere = PartitionSpec()
-    sharded = jax.shard_map(train, mesh=mesh, in_specs=everywhere, out_specs=everywhere)
-    for other in (jax.tree.map(lambda x: x[1], got), jax.jit(sharded)(params, stacked)):
-        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
-    assert int(got[1].windows[1]) == 2
-
-
-def test_a_checkpoint_in_the_middle_of_a_window(tmp_path):
-    params, grads = example(count=2)
-    optimizer = accumulate(optax.adam(1e-2), 2)
-    take = in_place(optimizer)
-    _, state = take(grads[0], optimizer.init(params), params, 3.0)
-    with checkpoints.opened(tmp_path) as manager:
-        checkpoints.save(manager, 1, state)
-        restored = checkpoints.restore(manager, optimizer.init(params)).state
-    assert bits(take(grads[1], restored, params)) == bits(take(grads[1], state, params))
 
 
 def test_bad_arguments_are_refused():

@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
-from jax.sharding import Mesh, PartitionSpec
 
 from precis.formats import parse, quantize_dequantize
 from precis.formats.ladder import number_at
@@ -22,7 +20,6 @@ from precis.optim import (
 )
 from precis.optim.chunks import _CHUNK
 from precis.optim.fields import SECOND, map_moments
-from precis.sweep.store import checkpoints
 from precis.tree import nbytes
 
 INNERS = {
@@ -238,55 +235,6 @@ def test_a_block_with_a_nan_is_nan_and_others_are_not():
     assert np.isnan(values[256:512]).all()
     np.testing.assert_array_equal(values[:256], 1)
     np.testing.assert_array_equal(values[512:], 1)
-
-
-def test_under_vmap():
-    params = {"w": gradients(0, (3, 4200))}
-    optimizer = quantized_state(optax.adam(1e-3))
-    states = jax.vmap(optimizer.init)(params)
-    updates, _ = jax.vmap(optimizer.update)(params, states, params)
-    for i in range(3):
-        one = {"w": params["w"][i]}
-        want, _ = optimizer.update(one, optimizer.init(one), one)
-        np.testing.assert_allclose(updates["w"][i], want["w"], rtol=1e-6)
-
-
-def test_under_shard_map_and_scan():
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    params = {"w": gradients(0, 4200)}
-    optimizer = quantized_state(optax.adam(1e-3))
-
-    def steps(params, state, grads):
-        def step(carry, g):
-            return apply_update(optimizer, {"w": g}, carry[1], carry[0])[:2], None
-
-        return jax.lax.scan(step, (params, state), grads)[0]
-
-    specs = PartitionSpec()
-    sharded = jax.shard_map(steps, mesh=mesh, in_specs=(specs,) * 3, out_specs=specs)
-    grads = jnp.stack([gradients(seed, 4200) for seed in (1, 2)])
-    state = optimizer.init(params)
-    got, want = (jax.jit(fn)(params, state, grads) for fn in (sharded, steps))
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_orbax_keeps_every_field_and_names_another_format(tmp_path):
-    params = {"w": gradients(0, 5000)}
-    optimizer = quantized_state(optax.adam(1e-3), "int8", "e5m2")
-    _, state = optimizer.update(params, optimizer.init(params), params)
-    with checkpoints.opened(tmp_path) as manager:
-        checkpoints.save(manager, 1, state)
-        back = checkpoints.restore(manager, jax.eval_shape(lambda: state))
-        assert isinstance(manager, ocp.CheckpointManager)
-        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(back.state), strict=True):
-            assert a.dtype == b.dtype
-            np.testing.assert_array_equal(a, b)
-        other = quantized_state(optax.adam(1e-3), "dynamic8", "e5m2").init(params)
-        with pytest.raises(
-            ValueError, match=r"w/0/mu was saved as .*int8@block256.*dynamic8@block"
-        ):
-            checkpoints.restore(manager, other)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec
 
 from precis.formats import cast_to, round_to
 from precis.optim import (
@@ -309,32 +308,6 @@ def test_what_storage_lacks_of_the_first_parameters_is_kept():
     left = params["w"] - round_to(params["w"], "bf16")
     np.testing.assert_array_equal(state.kept["w"].value, left.astype(jnp.bfloat16))
     assert left.all()
-
-
-@pytest.mark.parametrize(
-    "rounding", ["stochastic", pytest.param("kahan", marks=pytest.mark.nightly)]
-)
-def test_under_vmap_and_shard_map(rounding):
-    optimizer = master_weights(loss_scaled(SGD, dynamic_loss_scale(1.0)), "bf16", rounding)
-    params, grads = example("bfloat16")
-    bad = jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), grads[0])
-    twice, both = (
-        jax.tree.map(lambda *x: jnp.stack(x), *pair) for pair in ((params,) * 2, (grads[0], bad))
-    )
-    states = jax.vmap(optimizer.init)(twice)
-    step = lambda g, s, p: apply_update(optimizer, g, s, p)[:2]  # noqa: E731
-    after, after_states = jax.jit(jax.vmap(step))(both, states, twice)
-    alone = in_place(optimizer)(grads[0], optimizer.init(params), params)
-    assert bits(jax.tree.map(lambda x: x[0], after)) == bits(alone[0])
-    assert bits(jax.tree.map(lambda x: x[1], after)) == bits(params)
-    second = jax.tree.map(lambda x: x[1], (after_states.kept, states.kept))
-    assert bits(second[0]) == bits(second[1])
-
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    everywhere = PartitionSpec()
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=everywhere, out_specs=everywhere)
-    got = jax.jit(sharded)(grads[0], optimizer.init(params), params)
-    assert bits(got) == bits(alone)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

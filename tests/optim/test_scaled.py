@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from jax.sharding import PartitionSpec
 
 from precis.optim import (
     LossScale,
@@ -266,27 +265,6 @@ def test_replicas_agree():
     # And where all is well, they clip by one norm, 10.
     _, after = update(jnp.float32([[24.0, 32.0], [80.0, 0.0]]), states, params)
     assert after.grad_norm.tolist() == [10.0, 10.0]
-
-
-def test_under_shard_map():
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    optimizer = loss_scaled(optax.adam(0.1), dynamic_loss_scale(), axis_name="data")
-    params = {"w": jnp.ones(3)}
-    everywhere = PartitionSpec()
-
-    def step(params, state, x):
-        loss = lambda p: jnp.mean(x @ p["w"]) * scale_of(state)  # noqa: E731
-        grads = jax.lax.pmean(jax.grad(loss)(params), "data")
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    specs = (everywhere, everywhere, PartitionSpec("data"))
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=(everywhere, everywhere))
-    x = jnp.ones((4, 3))
-    params, state = jax.jit(sharded)(params, optimizer.init(params), x)
-    again, state = jax.jit(sharded)(params, state, x.at[2, 1].set(jnp.nan))
-    assert (int(state.applied), int(state.skipped)) == (1, 1)
-    assert bits(again) == bits(params)
 
 
 def test_other_scales_compile_nothing():

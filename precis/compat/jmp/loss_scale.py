@@ -118,6 +118,11 @@ class DynamicLossScale:
         """`tree` with its floats times 1 / `loss_scale`, in float32 or wider."""
         return times(tree, self.loss_scale, inverted=True)
 
+    @property
+    def static_facts(self) -> dict[str, Any]:
+        """What a checkpoint of its arrays must be read with."""
+        return {"period": self.period, "factor": float(self.factor)}
+
     def adjust(self, grads_finite: ArrayLike) -> DynamicLossScale:
         """The loss scale for the next step.
 

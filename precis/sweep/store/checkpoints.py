@@ -61,7 +61,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree) -> None:
 
 
 def restore(manager: ocp.CheckpointManager, template: PyTree) -> Restored | None:
-    """The newest state, in the structure of `template`; None if none was saved.
+    """The newest state, in the structure of `template`, shapes suffice; None if none was saved.
 
     Raises:
         ValueError: What was saved has other leaves, shapes, dtypes or static fields, such as a
@@ -102,5 +102,12 @@ def _from_disk(path: str, saved: Any, leaf: Any) -> jax.Array:
         )
     restored = jax.numpy.asarray(array.view(dtype))
     if _is_key(leaf):
-        return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(restored, impl=_key_impl(leaf))
     return restored
+
+
+def _key_impl(key: Any) -> Any:
+    """A key's implementation, which one of shape and dtype alone tells only where it is traced."""
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
+    return found[0]
