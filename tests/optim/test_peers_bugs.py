@@ -189,3 +189,17 @@ def test_second_moments_in_linear_int8_explode():
         quantized_state(optax.adam(1e-3), v="int8")
     kept = quantize_dequantize(grads**2, "udynamic8@block256")
     np.testing.assert_allclose(kept, grads**2, rtol=0.05)
+
+
+def test_torch_asks_the_host_in_every_step_and_hides_what_it_skipped():
+    # GradScaler.step reads a number on the host to decide; its count of skipped steps is a guess
+    # from the scale's. Here a step is a pure function, whose decision stays on the device.
+    step = precis.make_step(lambda p, x: jnp.sum(p * x), optax.sgd(1.0), "mixed_f16", jit=False)
+    state = step.init(jnp.ones(3))
+    assert not jax.make_jaxpr(step.update)(state, jnp.ones(3), None).effects
+    update = jax.jit(step.update).lower(state, jnp.ones(3), None).compile()
+    words = ("callback", "infeed", "outfeed", " send(", " recv(")
+    assert not any(word in update.as_text() for word in words)
+    for x in [1.0, np.inf, np.nan, 1.0]:
+        state, metrics = update(state, jnp.full(3, x, jnp.float32), None)
+    assert int(metrics["skipped"]) == 2
