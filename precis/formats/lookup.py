@@ -42,6 +42,7 @@ def places_of(
     x: Array, book: Codebook, rounding: Rounding = "nearest_even", random: Array | None = None
 ) -> Array:
     """[...] int32: the place in the list of the value that each of `x` rounds to."""
+    x = jnp.where(jnp.isnan(x), np.asarray(0, x.dtype), x)
     order = in_order(x)
     if rounding in ("nearest_even", "nearest_away"):
         below = count_below(x, _thresholds(book, x.dtype))
@@ -64,7 +65,7 @@ def places_of(
         case _:
             assert random is not None
             low, high = values_at(lower, book, x.dtype), values_at(upper, book, x.dtype)
-            clipped = jnp.clip(jnp.where(jnp.isnan(x), 0, x), book.min, book.max)
+            clipped = jnp.clip(x, book.min, book.max)
             gap = jnp.where(high > low, high - low, 1)
             # As many random bits as the significand has are uniform in [0, 1) exactly.
             m = CARRIERS[x.dtype].format.mantissa_bits + 1

@@ -30,7 +30,7 @@ def in_order(x: Array) -> Array:
 
 
 def count_below(x: Array, thresholds: np.ndarray) -> Array:
-    """[...] int32: how many of the ascending `thresholds` lie at or below each of `x`; NaN is 0.
+    """[...] int32: how many of the ascending `thresholds` lie at or below each of `x`, no NaN.
 
     Args:
         x: [...] float32 or float64.
@@ -40,9 +40,10 @@ def count_below(x: Array, thresholds: np.ndarray) -> Array:
     if table is None:
         order = in_order(x)
         return jnp.searchsorted(jnp.asarray(thresholds), order, side="right").astype(np.int32)
-    bits = jnp.where(jnp.isnan(x), np.uint32(0), lax.bitcast_convert_type(x, np.uint32))
-    # Of negative floats those with the larger bits come first.
-    turned = bits ^ (lax.bitcast_convert_type(bits, np.int32) >> 31).astype(np.uint32)
+    bits = turned = lax.bitcast_convert_type(x, np.uint32)
+    if (thresholds <= 0).any():
+        # Of negative floats those with the larger bits come first.
+        turned = bits ^ (lax.bitcast_convert_type(bits, np.int32) >> 31).astype(np.uint32)
     entry = jnp.asarray(table)[(bits >> np.uint32(16)).astype(np.int32)]
     return ((entry + (turned & np.uint32(_HALF - 1))) >> np.uint32(16)).astype(np.int32)
 
