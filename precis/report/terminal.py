@@ -15,7 +15,7 @@ from rich.text import Text
 from precis.report.answer import badge, detail
 from precis.report.assemble import Report, Section
 from precis.report.cells import Cell, columns
-from precis.report.facts import header, task_facts, value_text
+from precis.report.facts import header, quantized_note, task_facts, value_text
 from precis.report.rows import Row
 from precis.stats import Kind
 
@@ -99,7 +99,8 @@ def _footnotes(section: Section, environment: Mapping[str, Any]) -> Text:
     told = "; ".join(f"{key}: {value}" for key, value in facts)
     return Text(
         f"± half of the 95% interval over seeds; gaps are paired by seed; {told}. "
-        "Step times are taken while other trials run beside; they are no benchmark.",
+        "Step times are taken while other trials run beside; they are no benchmark. "
+        f"{quantized_note(section.table)}".rstrip(),
         "dim",
     )
 

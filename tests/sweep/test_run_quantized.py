@@ -2,15 +2,21 @@
 
 import io
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
+from precis import quantize_model
 from precis.quant import dequantize, quantize
-from precis.sweep import ArmSpec, Sweep, TaskSpec, launch, make_plan
+from precis.sweep import ArmSpec, Sweep, TaskSpec, fingerprint, launch, make_plan
+from precis.sweep.group import make_bench, run_group
+from precis.sweep.run_quantized import quantized_record
 from precis.sweep.trained import load_trained
+from precis.sweep.trial import Quantized
+from precis.walk import Ran
 
 MATRIX = (
     ('"w": jax.random.normal(key, (8,))', '"w": jax.random.normal(key, (8, 2))'),
@@ -32,15 +38,26 @@ def matrix(line):
     return line
 
 
-def run(folder, root, *arms, options=None, redo_stale=False, **changes):
-    task = TaskSpec(name="line.py", steps=6, options=options or {})
-    sweep = Sweep(name="t", task=(task,), arm=arms, **{"log_every": 5, **changes})
+def run(folder, root, *arms, tasks=None, redo_stale=False, workers=0, seeds=(0,), **changes):
+    """Outcome, and folders by arm and seed, or by task if there are several."""
+    specs = [
+        TaskSpec(name="line.py", label=label, steps=6, options=options)
+        for label, options in (tasks or {"line": {}}).items()
+    ]
+    sweep = Sweep(name="t", task=tuple(specs), arm=arms, seeds=seeds, **{"log_every": 5, **changes})
     plan = make_plan(sweep, root=root)
-    console = Console(file=io.StringIO(), width=80)
     outcome = launch(
-        plan, folder, file=None, root=root, workers=0, redo_stale=redo_stale, console=console
+        plan,
+        folder,
+        file=None,
+        root=root,
+        workers=workers,
+        redo_stale=redo_stale,
+        console=Console(file=io.StringIO(), width=80),
     )
-    return outcome, {(p.arm, p.trial.seed): folder / p.dir for p in plan.trials}
+    return outcome, {
+        (p.arm, p.task if tasks else p.trial.seed): folder / p.dir for p in plan.trials
+    }
 
 
 def read(folder, name):
@@ -79,3 +96,67 @@ def test_train_once_quantize_many_ways(tmp_path, matrix):
     assert read(static, "summary.json")["param_bytes"] == summary["param_bytes"] + 8 * 4 + 4
     with pytest.raises(ValueError, match="is quantized: the trial of which it is made"):
         load_trained(w8)
+
+
+def test_seeds_share_one_compilation(tmp_path, matrix):
+    def traces(name, seeds):
+        log = tmp_path / f"{name}.log"
+        tasks = {"line": {"traces": str(log)}}
+        outcome, _ = run(tmp_path / name, matrix.parent, F32, W8, tasks=tasks, seeds=seeds)
+        assert outcome.done == 2 * len(seeds)
+        return log.read_text().count("traced")
+
+    # Each seed's weights are restored, for which the loss is not looked at.
+    assert traces("one", (0,)) == traces("two", (0, 1))
+
+
+def test_what_became_of_the_source_becomes_of_what_is_made_of_it(tmp_path, matrix):
+    tasks = {"raises": {"raises_at": 2}, "diverges": {"spike": 3}}
+    outcome, trials = run(tmp_path / "s", matrix.parent, F32, W8, tasks=tasks)
+    source, failed = trials["f32", "raises"], trials["w8", "raises"]
+    assert set(outcome.failed) == {source.name, failed.name}
+    error = read(failed, "status.json")["error"]
+    assert f"{source.name}, which it quantizes, failed: RuntimeError: no batch at step 2" in error
+    diverged = trials["w8", "diverges"]
+    assert read(diverged, "status.json")["state"] == "diverged"
+    summary = read(diverged, "summary.json")
+    assert (summary["metric"], summary["diverged_at"]) == (None, 4)
+
+
+def test_without_a_source_it_waits_and_with_a_new_one_it_is_made_anew(tmp_path, matrix):
+    folder = tmp_path / "s"
+    _, trials = run(folder, matrix.parent, F32, W8)
+    source, made = trials["f32", 0], trials["w8", 0]
+    # Broken off: the source has no result any more, and whoever comes to its quantized trial waits.
+    before = {name: read(source, name) for name in ("status.json", "summary.json")}
+    (source / "summary.json").unlink()
+    (made / "summary.json").unlink()
+    run_group(make_bench(folder, fingerprint=fingerprint(), stop=lambda: False), [made.name])
+    assert read(made, "status.json")["state"] == "pending"
+    # Run by other code, and then again: what was made of it is made of what is there now.
+    run(folder, matrix.parent, F32, W8)
+    again = before["status.json"] | {"fingerprint": "other"}
+    (source / "status.json").write_text(json.dumps(again))
+    (made / "metrics.jsonl").write_text("")
+    outcome, _ = run(folder, matrix.parent, F32, W8, redo_stale=True)
+    assert outcome.done == 2
+    assert (made / "metrics.jsonl").read_text()
+    assert read(source, "status.json")["fingerprint"] == fingerprint()
+
+
+def test_workers_quantize_when_all_is_trained(tmp_path, matrix):
+    outcome, _ = run(tmp_path / "s", matrix.parent, F32, W8, workers=2)
+    assert outcome == (2, (), False)
+
+
+def test_no_verdict_on_what_the_compiled_program_does_otherwise():
+    # The walker's own account is of a program that runs as it says.
+    weights = {"w": np.float32([[1, 2], [3, 4]])}
+    fn, qparams = quantize_model(lambda p, x: x @ p["w"], weights, "w8a8")
+    found = fn.audit(qparams, np.ones((2, 2), np.float32))
+    how = Quantized(mode="w8a8", source="")
+    claimed = ("int8·int8→int32",)
+    runs = {"int8·int8→int32": 1.0, "int32·int32→int32": 1.0, "int4·int4→f32": 0.0}
+    for ran, in_force in runs.items():
+        seen = replace(found, ran={"w": Ran(claimed, (), {ran: 1}, {})})
+        assert quantized_record(how, fn, seen)["in_force"] == in_force
