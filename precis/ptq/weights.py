@@ -30,6 +30,11 @@ from precis.quant import is_stored as _is_stored
 from precis.tree import has_collections, map_params, param_path
 from precis.types import PyTree, matches
 
+# Why a parameter stays in float that could be quantized.
+_BY_RULE = "the rules say so"
+_BY_DEFAULT = "norms, biases and embeddings are kept"
+WANTED = (_BY_RULE, _BY_DEFAULT)
+
 FLOAT = "p=f32,c=f32,g=f32,x=f32,s=f32,o=f32"
 """What a float model computes in, and its gradients: all but the ops that rules name."""
 
@@ -111,7 +116,7 @@ def quantized_weights(
         if path not in done and leaf.ndim >= 2 and path not in kept:
             rule = mode_at(rules, path)
             is_ruled = rule is None or rule.mode.weight is None
-            kept[path] = "the rules say so" if is_ruled else "norms, biases and embeddings are kept"
+            kept[path] = _BY_RULE if is_ruled else _BY_DEFAULT
     static = [
         path
         for path, mode in modes.items()

@@ -17,7 +17,7 @@ def quantized_reasons(table: TaskTable, row: Row) -> tuple[str, ...]:
     """
     base = table.baseline
     found = [withheld(row), failed(row), _diverged(table, row), _before(table, row)]
-    if row.verdict and base and "worse" in (row.verdict.kind, row.verdict.detectable):
+    if base and _is_added(table, row):
         found += [few_bits(row, base, explained=False), _side(table, row)]
     found += [f"{note}." for note in _notes(row)]
     return tuple(text for text in found if text)
@@ -46,9 +46,16 @@ def _before(table: TaskTable, row: Row) -> str:
     )
 
 
+def _is_added(table: TaskTable, row: Row) -> bool:
+    """Whether quantizing itself is shown to make it worse."""
+    if row.added is None or not row.added.interval().excludes(0.0):
+        return False
+    return (row.added.mean > 0) == (table.task.direction == "min")
+
+
 def _side(table: TaskTable, row: Row) -> str:
     """Whether the weights have lost it, or what they are multiplied with."""
-    if not row.added or not row.added_f32 or not row.added.interval().excludes(0.0):
+    if row.added is None or row.added_f32 is None:
         return ""
     own, weights = row.added.mean, row.added_f32.mean
     part = weights / own

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from precis.policy import KEYS
+from precis.policy import KEYS, read_policy
 from precis.ptq import ModeRule, QuantizedModel
 from precis.quant import dequantize
 from precis.sweep.journal import Journal
@@ -18,7 +18,7 @@ from precis.sweep.store.metrics import read_rows
 from precis.sweep.store.strict import read_json, write_json
 from precis.sweep.summary import Clock, summarize
 from precis.sweep.trained import restore_trained
-from precis.sweep.trial import Quantized, Trial, from_json
+from precis.sweep.trial import Trial, from_json
 from precis.train.evaluate import averaging
 from precis.tree import nbytes
 from precis.types import PyTree
@@ -91,7 +91,7 @@ def run_quantized(
     if shared is None:
         batch = loaded.task.eval_batches()[0]
         found = audit(fn.call, qparams, trained.state, batch, policy=fn.policy, compiled=True)
-        shared = Shared(averaging(loaded.task, fn), quantized_record(how, fn, found))
+        shared = Shared(averaging(loaded.task, fn), quantized_record(trial, fn, found))
     write_json(folder / "policy.json", shared.record)
     journal.say(f"{how.mode} of {source.name}: {shared.record['in_force']:.1%} in force")
     own = shared.evaluate(qparams, trained.state)
@@ -108,25 +108,23 @@ def run_quantized(
     return shared
 
 
-def quantized_record(how: Quantized, fn: QuantizedModel, found: Audit) -> dict[str, Any]:
+def quantized_record(trial: Trial, fn: QuantizedModel, found: Audit) -> dict[str, Any]:
     """`policy.json` of a quantized trial: what its weights are and meet, and what is in force.
 
     Nothing is said of roles that only training has. Not in force is what the model pins, and what
     the compiled program multiplies in other operands than the mode says.
     """
     base, *rules = fn.rules
-    own = dict(_formats(base, fn))
+    stored = str(read_policy(trial.policy).base.param)
+    own = {"p": (stored, "as trained")}
+    own |= {key: (fmt, base.mode.name) for key, fmt in _formats(base, fn)}
     forward = [role for role in found.policy.roles() if role.key in "pckxoas"]
     return {
-        "policy": how.mode,
+        "policy": trial.quantized.mode if trial.quantized else "",
         "roles": [
-            {
-                "key": role.key,
-                "role": role.name,
-                "format": own.get(role.key, role.format),
-                "reason": base.mode.name if role.key in own else "not quantized",
-            }
+            {"key": role.key, "role": role.name, "format": fmt, "reason": reason}
             for role in forward
+            for fmt, reason in [own.get(role.key, (role.format, "not quantized"))]
         ],
         "rules": [
             {"pattern": rule.pattern, "key": key, "role": KEYS[key], "format": fmt}
@@ -139,6 +137,7 @@ def quantized_record(how: Quantized, fn: QuantizedModel, found: Audit) -> dict[s
         "emulated": False,
         "notes": [
             *found.notes,
+            *(f"{path} stays in float: {reason}" for path, reason in fn.unfit.items()),
             *(str(finding) for finding in found.findings if finding.kind in _NOTED),
         ],
         "modes": dict(fn.modes),
