@@ -17,9 +17,10 @@ from precis.sweep.status import State, is_done, read_status
 from precis.sweep.store.metrics import read_rows
 from precis.sweep.store.strict import read_json, write_json
 from precis.sweep.summary import Clock, summarize
-from precis.sweep.trained import restore_trained
-from precis.sweep.trial import Trial, from_json
+from precis.sweep.trained import Trained, restore_trained
+from precis.sweep.trial import Quantized, Trial, from_json
 from precis.train.evaluate import averaging
+from precis.train.fit import init_key
 from precis.tree import nbytes
 from precis.types import PyTree
 from precis.walk import Audit, audit
@@ -79,21 +80,22 @@ def run_quantized(
         journal.say(f"waits for {source.name}, which is {before.state}")
         journal.status("pending", 0)
         return shared
-    journal.resume(after=-1)
-    write_json(folder / "task.json", task_record(loaded.task))
-    if before.state == "diverged":
-        journal.say(f"{source.name}, which it quantizes, diverged")
-        _finish(folder, loaded, journal=journal, param_bytes=None, diverged_at=before.step)
-        return shared
-    how = trial.quantized
-    trained = restore_trained(source, from_json(read_json(source / "config.json")), loaded.task)
+    how, is_lost = trial.quantized, before.state == "diverged"
+    trained = _weights(source, loaded, is_lost=is_lost)
     fn, qparams = quantize_trained(trained, how.mode, calibrate=how.calibrate, smooth=how.smooth)
     if shared is None:
         batch = loaded.task.eval_batches()[0]
         found = audit(fn.call, qparams, trained.state, batch, policy=fn.policy, compiled=True)
-        shared = Shared(averaging(loaded.task, fn), quantized_record(trial, fn, found))
+        record = quantized_record(how, fn, found, trained_under=trial.policy)
+        shared = Shared(averaging(loaded.task, fn), record)
+    journal.resume(after=-1)
+    write_json(folder / "task.json", task_record(loaded.task))
     write_json(folder / "policy.json", shared.record)
     journal.say(f"{how.mode} of {source.name}: {shared.record['in_force']:.1%} in force")
+    size = nbytes(qparams)
+    if is_lost:
+        _finish(folder, loaded, journal=journal, param_bytes=size, diverged_at=before.step)
+        return shared
     own = shared.evaluate(qparams, trained.state)
     f32 = loaded.evaluate_f32(dequantize(qparams), trained.state)
     journal.rows([{"step": trained.step, "eval": {"own": own, "f32": f32}}])
@@ -102,25 +104,40 @@ def run_quantized(
         folder,
         loaded,
         journal=journal,
-        param_bytes=nbytes(qparams),
+        param_bytes=size,
         diverged_at=None if is_finite else trained.step,
     )
     return shared
 
 
-def quantized_record(trial: Trial, fn: QuantizedModel, found: Audit) -> dict[str, Any]:
+def _weights(source: Path, loaded: Loaded, *, is_lost: bool) -> Trained:
+    """What the source has trained; of one that diverged its initial weights, to plan with."""
+    trial = from_json(read_json(source / "config.json"))
+    if is_lost:
+        return Trained(trial, loaded.task, 0, *loaded.init(init_key(trial.seed)))
+    return restore_trained(source, trial, loaded.task)
+
+
+def quantized_record(
+    how: Quantized, fn: QuantizedModel, found: Audit, *, trained_under: str
+) -> dict[str, Any]:
     """`policy.json` of a quantized trial: what its weights are and meet, and what is in force.
 
     Nothing is said of roles that only training has. Not in force is what the model pins, and what
     the compiled program multiplies in other operands than the mode says.
+
+    Args:
+        how: What the trial does.
+        fn: The model in few bits.
+        found: Its audit, compiled.
+        trained_under: The policy of its source.
     """
     base, *rules = fn.rules
-    stored = str(read_policy(trial.policy).base.param)
-    own = {"p": (stored, "as trained")}
+    own = {"p": (str(read_policy(trained_under).base.param), "as trained")}
     own |= {key: (fmt, base.mode.name) for key, fmt in _formats(base, fn)}
     forward = [role for role in found.policy.roles() if role.key in "pckxoas"]
     return {
-        "policy": trial.quantized.mode if trial.quantized else "",
+        "policy": how.mode,
         "roles": [
             {"key": role.key, "role": role.name, "format": fmt, "reason": reason}
             for role in forward
@@ -157,7 +174,7 @@ def _finish(
     loaded: Loaded,
     *,
     journal: Journal,
-    param_bytes: int | None,
+    param_bytes: int,
     diverged_at: int | None,
 ) -> None:
     summary = summarize(

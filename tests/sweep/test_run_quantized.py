@@ -15,8 +15,7 @@ from precis.sweep import ArmSpec, Sweep, TaskSpec, fingerprint, launch, make_pla
 from precis.sweep.group import make_bench, run_group
 from precis.sweep.run_quantized import quantized_record
 from precis.sweep.trained import load_trained
-from precis.sweep.trial import Quantized, Trial
-from precis.train.recipe import Recipe
+from precis.sweep.trial import Quantized
 from precis.walk import Ran
 
 MATRIX = (
@@ -122,6 +121,8 @@ def test_what_became_of_the_source_becomes_of_what_is_made_of_it(tmp_path, matri
     assert read(diverged, "status.json")["state"] == "diverged"
     summary = read(diverged, "summary.json")
     assert (summary["metric"], summary["diverged_at"]) == (None, 4)
+    # Diverging is its verdict: what it would have run is known all the same.
+    assert read(diverged, "policy.json")["in_force"] == 1.0
 
 
 def test_without_a_source_it_waits_and_with_a_new_one_it_is_made_anew(tmp_path, matrix):
@@ -156,11 +157,13 @@ def test_no_verdict_on_what_the_compiled_program_does_otherwise():
     fn, qparams = quantize_model(lambda p, x: x @ p["w"], weights, "w8a8")
     found = fn.audit(qparams, np.ones((2, 2), np.float32))
     how = Quantized(mode="w8a8", source="")
-    trial = Trial(task="digits", policy="bf16", recipe=Recipe(), steps=0, seed=0, quantized=how)
     claimed = ("int8·int8→int32",)
     runs = {"int8·int8→int32": 1.0, "int32·int32→int32": 1.0, "int4·int4→f32": 0.0}
     for ran, in_force in runs.items():
         seen = replace(found, ran={"w": Ran(claimed, (), {ran: 1}, {})})
-        assert quantized_record(trial, fn, seen)["in_force"] == in_force
-    roles = {role["key"]: role["format"] for role in quantized_record(trial, fn, found)["roles"]}
+        assert quantized_record(how, fn, seen, trained_under="bf16")["in_force"] == in_force
+    roles = {
+        role["key"]: role["format"]
+        for role in quantized_record(how, fn, found, trained_under="bf16")["roles"]
+    }
     assert (roles["p"], roles["k"], roles["c"]) == ("bf16", "int8@channel", "int8")

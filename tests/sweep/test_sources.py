@@ -117,7 +117,8 @@ def test_what_cannot_be_quantized_is_refused_before_anything_runs(arm, said, tmp
 
 def test_modes_and_calibrations_are_checked_without_jax():
     program = (
-        "import sys\nfrom pathlib import Path\nfrom precis.sweep import *\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from precis.sweep import ArmSpec, Sweep, TaskSpec, make_plan\n"
         "arms = (ArmSpec(name='a', policy='f32'),"
         " ArmSpec(name='b', quantize='nf4', of='a', calibrate='mse'))\n"
         "make_plan(Sweep(name='s', task=(TaskSpec(name='digits', steps=1),), arm=arms),"
