@@ -26,6 +26,8 @@ from precis.types import PyTree
 from precis.walk import Audit, audit
 
 _NOT_TIMED = Clock(compile_s=0.0, step_ms=())
+# The roles that a model has that is not trained.
+_FORWARD = ("p", "c", "k", "x", "o", "a", "s")
 # What an audit finds in a compiled program that a reader of a verdict should know.
 _NOTED = ("dequantized", "ran otherwise", "not found", "unnamed")
 
@@ -135,7 +137,7 @@ def quantized_record(
     base, *rules = fn.rules
     own = {"p": (str(read_policy(trained_under).base.param), "as trained")}
     own |= {key: (fmt, base.mode.name) for key, fmt in _formats(base, fn)}
-    forward = [role for role in found.policy.roles() if role.key in "pckxoas"]
+    forward = [role for role in found.policy.roles() if role.key in _FORWARD]
     return {
         "policy": how.mode,
         "roles": [

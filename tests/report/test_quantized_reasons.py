@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from precis.report import figures, load, show, summarize, to_html, to_markdown
+from precis.report.facts import seeds_table
 from precis.report.roles import role_table
 
 # By arm: its source, how it is stored, and what it adds by seed, under its mode and in f32.
@@ -134,3 +135,5 @@ def test_roles_that_only_training_has_are_blank_and_unmarked(report):
     cells = dict(zip(heads, lines["w8a8"].formats, strict=True))
     assert cells["g"] == cells["m"] == ("", False)
     assert cells["k"] == ("int8@channel", True)
+    steps = {line.dir: line.step for line in seeds_table(report.store)}
+    assert (steps["text-w8a8-s0-0000"], steps["text-low-s0-0000"]) == ("–", "300 of 300")

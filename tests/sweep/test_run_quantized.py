@@ -125,20 +125,27 @@ def test_what_became_of_the_source_becomes_of_what_is_made_of_it(tmp_path, matri
     assert read(diverged, "policy.json")["in_force"] == 1.0
 
 
-def test_without_a_source_it_waits_and_with_a_new_one_it_is_made_anew(tmp_path, matrix):
+def test_it_is_made_of_what_is_there_and_waits_until_it_is(tmp_path, matrix):
     folder = tmp_path / "s"
+    _, trials = run(folder, matrix.parent, F32)
+    source = trials["f32", 0]
+    trained = (source / "summary.json").stat().st_mtime_ns
+    # A mode that comes later finds its source trained.
     _, trials = run(folder, matrix.parent, F32, W8)
-    source, made = trials["f32", 0], trials["w8", 0]
-    # Broken off: the source has no result any more, and whoever comes to its quantized trial waits.
-    before = {name: read(source, name) for name in ("status.json", "summary.json")}
-    (source / "summary.json").unlink()
-    (made / "summary.json").unlink()
+    made = trials["w8", 0]
+    assert (source / "summary.json").stat().st_mtime_ns == trained
+    files = [here / name for here in (source, made) for name in ("status.json", "summary.json")]
+    finished = {file: file.read_text() for file in files}
+    # Without a result of its source, whoever comes to it leaves it for later.
+    for here in (source, made):
+        (here / "summary.json").unlink()
     run_group(make_bench(folder, fingerprint=fingerprint(), stop=lambda: False), [made.name])
     assert read(made, "status.json")["state"] == "pending"
-    # Run by other code, and then again: what was made of it is made of what is there now.
-    run(folder, matrix.parent, F32, W8)
-    again = before["status.json"] | {"fingerprint": "other"}
-    (source / "status.json").write_text(json.dumps(again))
+    # A source that other code has run is run again, and so is what is made of it.
+    for file, text in finished.items():
+        file.write_text(text)
+    status = read(source, "status.json") | {"fingerprint": "other"}
+    (source / "status.json").write_text(json.dumps(status))
     (made / "metrics.jsonl").write_text("")
     outcome, _ = run(folder, matrix.parent, F32, W8, redo_stale=True)
     assert outcome.done == 2

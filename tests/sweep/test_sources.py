@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from precis.cli import run_command
 from precis.sweep.plan import make_plan
 from precis.sweep.record import plan_record
 from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
@@ -113,6 +115,17 @@ def test_the_record_says_what_is_quantized(tmp_path):
 def test_what_cannot_be_quantized_is_refused_before_anything_runs(arm, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         planned(tmp_path, arm=(F32, arm))
+
+
+def test_the_example_is_shown_as_it_will_run(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    file = Path(__file__).parents[2] / "experiments" / "ptq.toml"
+    assert run_command(["sweep", str(file), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "int4 in 32s int4@block32 of f32" in lines
+    assert "f32 (baseline) p=f32,c=f32,o=f32" in lines
+    assert sum(line.endswith("  100 steps") for line in lines) == 2 * 3
+    assert sum(line.endswith("  quantized") for line in lines) == 12 * 3
 
 
 def test_modes_and_calibrations_are_checked_without_jax():
