@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import statistics
 
 import pytest
@@ -34,6 +35,8 @@ def folder(sample, tmp_path_factory):
         if entry["name"] in table:
             of = table[entry["name"]][0]
             entry |= {"quantize": "w8a8", "of": of, "given": f"w8a8 of {of}"}
+        if entry["name"] == "low w8a8":
+            entry["recipe"] = {"smooth": 0.5}
     for trial in plan["trials"]:
         if trial["arm"] in table:
             rewrite(sample, here, trial, *table[trial["arm"]])
@@ -121,6 +124,9 @@ def test_every_face_says_how_to_read_them(report, folder):
     for face in (to_html(report), to_markdown(report), terminal):
         assert "Quantized arms have the weights of the arm that" in " ".join(face.split())
     assert max(map(len, console.file.getvalue().splitlines())) <= 80
+    assert re.search(
+        r"^ low w8a8 .*\n w8a8 of low  .*\n smooth=0\.5 ", console.file.getvalue(), re.M
+    )
     assert "| `w8a8` | `w8a8 of f32` |" in to_markdown(report)
     # What was not trained has no curve, and no name among the curves.
     legend = to_html(report).split('<p class="legend">')[1].split("</p>")[0]
