@@ -24,6 +24,9 @@ MATRIX = (
 )
 F32 = ArmSpec(name="f32", policy="f32")
 W8 = ArmSpec(name="w8", quantize="w8", of="f32")
+# Its optimizer has keys, of which a shape does not tell the kind.
+CHANCE = ArmSpec(name="chance", policy="bf16", recipe={"master": "stochastic"})
+OF_CHANCE = ArmSpec(name="few", quantize="w8", of="chance")
 STATIC = ArmSpec(name="static", quantize="w8a8_static", of="f32", smooth=0.5)
 
 
@@ -127,12 +130,12 @@ def test_what_became_of_the_source_becomes_of_what_is_made_of_it(tmp_path, matri
 
 def test_it_is_made_of_what_is_there_and_waits_until_it_is(tmp_path, matrix):
     folder = tmp_path / "s"
-    _, trials = run(folder, matrix.parent, F32)
-    source = trials["f32", 0]
+    _, trials = run(folder, matrix.parent, CHANCE)
+    source = trials["chance", 0]
     trained = (source / "summary.json").stat().st_mtime_ns
     # A mode that comes later finds its source trained.
-    _, trials = run(folder, matrix.parent, F32, W8)
-    made = trials["w8", 0]
+    _, trials = run(folder, matrix.parent, CHANCE, OF_CHANCE)
+    made = trials["few", 0]
     assert (source / "summary.json").stat().st_mtime_ns == trained
     files = [here / name for here in (source, made) for name in ("status.json", "summary.json")]
     finished = {file: file.read_text() for file in files}
@@ -147,7 +150,7 @@ def test_it_is_made_of_what_is_there_and_waits_until_it_is(tmp_path, matrix):
     status = read(source, "status.json") | {"fingerprint": "other"}
     (source / "status.json").write_text(json.dumps(status))
     (made / "metrics.jsonl").write_text("")
-    outcome, _ = run(folder, matrix.parent, F32, W8, redo_stale=True)
+    outcome, _ = run(folder, matrix.parent, CHANCE, OF_CHANCE, redo_stale=True)
     assert outcome.done == 2
     assert (made / "metrics.jsonl").read_text()
     assert read(source, "status.json")["fingerprint"] == fingerprint()
