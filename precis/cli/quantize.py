@@ -124,14 +124,12 @@ def _quantized(
     from precis.sweep.quantizing import quantize_trained
     from precis.train.evaluate import averaging, metrics_of
 
-    task, state = trained.task, trained.state
+    task, params, state = trained.task, trained.floats, trained.state
     fn, qparams = quantize_trained(trained, rules, calibrate=calibrate, smooth=smooth)
     held_out, metric = list(task.eval_batches()), task.metric[0]
     plain = metric.removeprefix("eval_")
-    told = ptq.report(
-        fn, trained.params, qparams, state, held_out[0], loss=lambda found: found[plain]
-    )
-    before = averaging(task, metrics_of(task))(trained.params, state)[metric]
+    told = ptq.report(fn, params, qparams, state, held_out[0], loss=lambda found: found[plain])
+    before = averaging(task, metrics_of(task))(params, state)[metric]
     after = averaging(task, fn)(qparams, state)[metric]
     count = "one held-out batch" if len(held_out) == 1 else f"{len(held_out)} held-out batches"
     evaluation = (

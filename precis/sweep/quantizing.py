@@ -34,13 +34,13 @@ def quantize_trained(
     Raises:
         ValueError: As `precis.quantize_model`.
     """
-    task, rules = trained.task, ptq.mode_rules(modes)
+    task, params, rules = trained.task, trained.floats, ptq.mode_rules(modes)
     call = metrics_of(task)
     given: dict[str, Any] = {}
     if smooth is not None or any(rule.mode.is_static for rule in rules):
         numbers = range(_CALIBRATION_BATCHES)
         batches = [(trained.state, task.batch(trained.trial.seed, number)) for number in numbers]
-        seen = ptq.calibrate(call, trained.params, batches)
-        seen = seen if smooth is None else ptq.smooth(trained.params, seen, alpha=smooth)
+        seen = ptq.calibrate(call, params, batches)
+        seen = seen if smooth is None else ptq.smooth(params, seen, alpha=smooth)
         given = {"input_amax": seen.amax, "smoothing": seen.smoothing}
-    return ptq.quantize_model(call, trained.params, rules, calibrate=calibrate, **given)
+    return ptq.quantize_model(call, params, rules, calibrate=calibrate, **given)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from precis.quant import dequantize
 from precis.sweep.program import load, training_step
 from precis.sweep.status import read_plan
 from precis.sweep.store import checkpoints
@@ -34,6 +35,11 @@ class Trained(NamedTuple):
     step: int
     params: PyTree
     state: PyTree
+
+    @property
+    def floats(self) -> PyTree:
+        """Its parameters as arrays of floats, those that are stored in codes as these stand for."""
+        return dequantize(self.params)
 
 
 def load_trained(folder: Path) -> Trained:
