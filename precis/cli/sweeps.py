@@ -184,7 +184,7 @@ def _show_plan(plan: Plan) -> int:
     console = open_console()
     for arm in plan.arms.values():
         mark = " (baseline)" if arm.name == plan.baseline else ""
-        what = f"{arm.quantize} of {arm.of}" if arm.quantize else str(read_policy(arm.policy))
+        what = arm.given if arm.quantize else str(read_policy(arm.policy))
         console.print(f"[bold]{escape(arm.name)}[/]{mark} {escape(what)}", highlight=False)
     for planned in plan.trials:
         length = "quantized" if planned.trial.quantized else f"{planned.trial.steps} steps"

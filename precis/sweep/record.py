@@ -65,7 +65,7 @@ def _arm_record(arm: ArmSpec) -> dict[str, Any]:
     return {
         "name": arm.name,
         "policy": str(policy),
-        "given": arm.policy,
+        "given": arm.given,
         "emulated": policy.is_emulated,
         "recipe": changes,
         "reason": arm.reason,
@@ -79,7 +79,7 @@ def _quantized_record(arm: ArmSpec, policy: str) -> dict[str, Any]:
     return {
         "name": arm.name,
         "policy": policy,
-        "given": f"{arm.quantize} of {arm.of}",
+        "given": arm.given,
         "emulated": False,
         "recipe": changes,
         "reason": arm.reason,

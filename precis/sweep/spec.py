@@ -69,6 +69,12 @@ class ArmSpec:
     smooth: float | None = None
     reason: str = ""
 
+    @property
+    def given(self) -> str:
+        """What the arm is, as it was written: its policy, or `w8a8 of f32`."""
+        mode = f"({self.quantize})" if ";" in self.quantize else self.quantize
+        return f"{mode} of {self.of}" if self.quantize else self.policy
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:

@@ -44,6 +44,8 @@ def test_the_source_decides_the_digest(tmp_path):
     before = planned(tmp_path, arm=(F32, NF4)).trials
     after = planned(tmp_path, arm=(replace(F32, recipe={}), NF4)).trials
     assert before[-1].trial.quantized.mode == "nf4; head/**: f32"
+    plan = planned(tmp_path, arm=(F32, NF4))
+    assert plan.arms["nf4"].given == "(nf4; head/**: f32) of f32"
     assert before[-1].digest != after[-1].digest
     # What the arms are called is no part of it, nor where they stand.
     renamed = (replace(NF4, of="plain", name="few"), replace(F32, name="plain"))
