@@ -16,6 +16,8 @@ from precis.ptq.modes import ModeRule, mode_at
 from precis.ptq.parameters import check_given, float_parameters
 from precis.quant import (
     KEPT,
+    KEPT_BY_DEFAULT,
+    KEPT_BY_RULE,
     Calibration,
     Kernel,
     QTensor,
@@ -29,11 +31,6 @@ from precis.quant import (
 from precis.quant import is_stored as _is_stored
 from precis.tree import has_collections, map_params, param_path
 from precis.types import PyTree, matches
-
-# Why a parameter stays in float that could be quantized.
-_BY_RULE = "the rules say so"
-_BY_DEFAULT = "norms, biases and embeddings are kept"
-WANTED = (_BY_RULE, _BY_DEFAULT)
 
 FLOAT = "p=f32,c=f32,g=f32,x=f32,s=f32,o=f32"
 """What a float model computes in, and its gradients: all but the ops that rules name."""
@@ -116,7 +113,7 @@ def quantized_weights(
         if path not in done and leaf.ndim >= 2 and path not in kept:
             rule = mode_at(rules, path)
             is_ruled = rule is None or rule.mode.weight is None
-            kept[path] = _BY_RULE if is_ruled else _BY_DEFAULT
+            kept[path] = KEPT_BY_RULE if is_ruled else KEPT_BY_DEFAULT
     static = [
         path
         for path, mode in modes.items()

@@ -104,7 +104,7 @@ def test_the_record_says_what_is_quantized(tmp_path):
         (replace(W8, of="w8"), "of = 'w8', which is quantized itself; that one is of 'w8'"),
         (replace(W8, of=""), "wants the arm that trains it"),
         (replace(W8, quantize=""), "is of 'f32' and wants a mode"),
-        (replace(W8, quantize="w8a9"), "arm 'w8': 'w8a9' is neither a mode.*did you mean 'w8a8'"),
+        (replace(W8, quantize="w8a9"), "arm 'w8': 'w8a9' is no mode.*did you mean 'w8a8'"),
         (replace(W8, quantize="f32; head/**: f32"), "quantizes nothing"),
         (replace(W8, policy="bf16"), "policy is for the arm that trains it, 'f32'"),
         (replace(W8, recipe={"clip": 2.0}), "recipe is for the arm that trains it"),
