@@ -13,9 +13,6 @@ from precis.cli.console import open_console
 if TYPE_CHECKING:
     from precis.sweep.trained import Trained
 
-# Enough batches for the largest magnitudes of inputs.
-_CALIBRATION_BATCHES = 4
-
 
 def quantize(
     checkpoint: tyro.conf.Positional[Path],
@@ -123,40 +120,22 @@ def _pair(rule: str) -> tuple[str, str]:
 def _quantized(
     trained: Trained, rules: list[tuple[str, str]], *, calibrate: str, smooth: float | None
 ) -> _Quantized:
-    import jax
-    import numpy as np
-
     from precis import ptq
+    from precis.sweep.quantizing import quantize_trained
+    from precis.train.evaluate import averaging, metrics_of
 
-    task, params, state = trained.task, trained.params, trained.state
-    metric = task.metric[0].removeprefix("eval_")
-
-    def call(params: Any, state: Any, batch: Any) -> Any:
-        loss, (_, metrics) = task.loss(params, state, batch, key=None, train=False)
-        return {"loss": loss, **metrics}[metric]
-
-    found = ptq.mode_rules(rules)
-    given: dict[str, Any] = {}
-    if smooth is not None or any(rule.mode.is_static for rule in found):
-        numbers = range(_CALIBRATION_BATCHES)
-        batches = [(state, task.batch(trained.trial.seed, number)) for number in numbers]
-        seen = ptq.calibrate(call, params, batches)
-        seen = seen if smooth is None else ptq.smooth(params, seen, alpha=smooth)
-        given = {"input_amax": seen.amax, "smoothing": seen.smoothing}
-    fn, qparams = ptq.quantize_model(call, params, found, calibrate=calibrate, **given)
-    held_out = list(task.eval_batches())
-    told = ptq.report(fn, params, qparams, state, held_out[0], loss=lambda out: out)
-
-    def evaluated(call: Any, params: Any) -> float:
-        run = jax.jit(call)
-        return float(np.mean([float(run(params, state, batch)) for batch in held_out]))
-
-    before, after = evaluated(call, params), evaluated(fn, qparams)
+    task, params, state = trained.task, trained.floats, trained.state
+    fn, qparams = quantize_trained(trained, rules, calibrate=calibrate, smooth=smooth)
+    held_out, metric = list(task.eval_batches()), task.metric[0]
+    plain = metric.removeprefix("eval_")
+    told = ptq.report(fn, params, qparams, state, held_out[0], loss=lambda found: found[plain])
+    before = averaging(task, metrics_of(task))(params, state)[metric]
+    after = averaging(task, fn)(qparams, state)[metric]
     count = "one held-out batch" if len(held_out) == 1 else f"{len(held_out)} held-out batches"
     evaluation = (
-        f"{task.metric[0]} over {count}: {before:.5g} → {after:.5g} "
+        f"{metric} over {count}: {before:.5g} → {after:.5g} "
         f"{task.unit}, after step {trained.step}"
         f"{'; the table is of the first of them' if len(held_out) > 1 else ''}"
     )
-    own = {"metric": task.metric[0], "unit": task.unit, "before": before, "after": after}
+    own = {"metric": metric, "unit": task.unit, "before": before, "after": after}
     return _Quantized({**told.record(), "evaluation": own}, evaluation, qparams)

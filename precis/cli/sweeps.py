@@ -184,11 +184,11 @@ def _show_plan(plan: Plan) -> int:
     console = open_console()
     for arm in plan.arms.values():
         mark = " (baseline)" if arm.name == plan.baseline else ""
-        console.print(
-            f"[bold]{arm.name}[/]{mark} {escape(str(read_policy(arm.policy)))}", highlight=False
-        )
+        what = arm.given if arm.quantize else str(read_policy(arm.policy))
+        console.print(f"[bold]{escape(arm.name)}[/]{mark} {escape(what)}", highlight=False)
     for planned in plan.trials:
-        console.print(f"  {planned.dir}  {planned.trial.steps} steps", highlight=False)
+        length = "quantized" if planned.trial.quantized else f"{planned.trial.steps} steps"
+        console.print(f"  {planned.dir}  {length}", highlight=False)
     console.print(f"{len(plan.trials)} trials; nothing was run")
     return 0
 

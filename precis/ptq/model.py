@@ -13,7 +13,7 @@ from precis.formats import cast_to
 from precis.policy import PolicyRules
 from precis.ptq.modes import ModeRule, Modes, mode_rules
 from precis.ptq.weights import quantized_weights
-from precis.quant import KEPT, Calibration, is_stored, recast
+from precis.quant import KEPT, KEPT_BY_DEFAULT, KEPT_BY_RULE, Calibration, is_stored, recast
 from precis.tree import is_float
 from precis.types import PyTree
 from precis.walk import Audit, audit, autocast
@@ -50,6 +50,12 @@ class QuantizedModel:
         wanted = _float_shapes(self.call, (qparams, *args), kwargs)
         out = autocast(self.call, self.policy)(qparams, *args, **kwargs)
         return jax.tree.map(_in_dtype, out, wanted, is_leaf=is_stored)
+
+    @property
+    def unfit(self) -> dict[str, str]:
+        """Why weights that rules would have in few bits are in float all the same, by path."""
+        wanted = (KEPT_BY_RULE, KEPT_BY_DEFAULT)
+        return {path: reason for path, reason in self.kept.items() if reason not in wanted}
 
     def audit(self, qparams: PyTree, *args: Any, **kwargs: Any) -> Audit:
         """What each matrix op runs, read off the plan; arrays may be shapes alone."""

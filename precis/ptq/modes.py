@@ -94,6 +94,21 @@ def mode_rules(given: Modes) -> tuple[ModeRule, ...]:
     return rules
 
 
+def mode_text(text: str) -> str:
+    """The canonical text of modes by path: `mode_rules` reads the same from both.
+
+    >>> mode_text("w8a8 ;head/**:f32")
+    'w8a8; head/**: f32'
+
+    Raises:
+        ValueError: As `mode_rules`, or if there is nothing that it would quantize.
+    """
+    base, *rules = found = mode_rules(text)
+    if all(rule.mode.weight is None for rule in found):
+        raise ValueError(f"{text!r} quantizes nothing: a mode is wanted, such as 'w8a8'")
+    return "; ".join([base.mode.name, *(f"{rule.pattern}: {rule.mode.name}" for rule in rules)])
+
+
 def mode_at(rules: Sequence[ModeRule], path: str) -> ModeRule | None:
     """The last rule that matches a path."""
     return next((rule for rule in reversed(rules) if matches(rule.pattern, path)), None)

@@ -16,6 +16,8 @@ from precis.ptq.modes import ModeRule, mode_at
 from precis.ptq.parameters import check_given, float_parameters
 from precis.quant import (
     KEPT,
+    KEPT_BY_DEFAULT,
+    KEPT_BY_RULE,
     Calibration,
     Kernel,
     QTensor,
@@ -111,7 +113,7 @@ def quantized_weights(
         if path not in done and leaf.ndim >= 2 and path not in kept:
             rule = mode_at(rules, path)
             is_ruled = rule is None or rule.mode.weight is None
-            kept[path] = "the rules say so" if is_ruled else "norms, biases and embeddings are kept"
+            kept[path] = KEPT_BY_RULE if is_ruled else KEPT_BY_DEFAULT
     static = [
         path
         for path, mode in modes.items()

@@ -21,12 +21,23 @@ from .kernel import (
 from .leaf import quantize_array
 from .pieces import quantize_pieces
 from .qtensor import QTensor
-from .rules import KEPT, QuantRule, Rules, check_rules, quant_rules, rule_for
+from .rules import (
+    KEPT,
+    KEPT_BY_DEFAULT,
+    KEPT_BY_RULE,
+    QuantRule,
+    Rules,
+    check_rules,
+    quant_rules,
+    rule_for,
+)
 from .shardings import shardings_like
 from .trees import dequantize, quantize, quantize_stream
 
 __all__ = [
     "KEPT",
+    "KEPT_BY_DEFAULT",
+    "KEPT_BY_RULE",
     "OUTLIER_THRESHOLD",
     "AbsMax",
     "Arrays",

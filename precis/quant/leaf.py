@@ -26,8 +26,9 @@ from precis.formats import (
     ungrouped,
     without_groups,
 )
-from precis.quant.calibration import AbsMax, Calibration, MinMax, largest_of, read_calibration
+from precis.quant.calibration import AbsMax, Calibration, MinMax, read_calibration
 from precis.quant.formats import quantized_format
+from precis.quant.magnitudes import largest_of
 from precis.quant.qtensor import QTensor
 from precis.quant.storage import is_packed, storage_dtype, stored
 

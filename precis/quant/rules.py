@@ -21,6 +21,12 @@ KEPT = (
 )
 """What stays in float unless a rule names it: norms, biases, running statistics, embeddings."""
 
+KEPT_BY_RULE = "the rules say so"
+"""Why a parameter stays in float: no rule is for it, or one that says so."""
+
+KEPT_BY_DEFAULT = "norms, biases and embeddings are kept"
+"""Why a parameter stays in float: a rule is for it, does not name it, and `KEPT` matches."""
+
 _KEEP = ("none", "f32", "float32")
 
 

@@ -124,8 +124,7 @@ def _lead(table: TaskTable) -> str:
         aim += ", or better"
     who = names([row.arm.name for row in holding])
     aim += _although(table, holding)
-    best = min(holding, key=lambda row: math.inf if row.bytes is None else row.bytes)
-    bill = _bill(best, table.baseline)
+    best, bill = _smallest(table, holding)
     if len(holding) == 1:
         return f"{who} keeps {aim}{f', at {bill}' if bill else ''}."
     return f"{who} keep {aim}{f'; smallest is `{best.arm.name}`, at {bill}' if bill else ''}."
@@ -152,13 +151,32 @@ def _alone(table: TaskTable) -> str:
     return f"`{row.arm.name}` ends at {figure} over {seeds}; no arm is compared with it."
 
 
-def _bill(row: Row, base: Row | None) -> str:
-    """What the arm saves in bytes, which are exact.
+def _smallest(table: TaskTable, holding: list[Row]) -> tuple[Row, str]:
+    """The smallest of the arms that hold, and what it saves.
+
+    Quantized arms have no optimizer state; where one of them holds, parameters are compared.
+    """
+    are_quantized = any(row.arm.quantize for row in holding)
+
+    def size(row: Row) -> int | None:
+        return row.param_bytes if are_quantized else row.bytes
+
+    def or_infinite(row: Row) -> float:
+        found = size(row)
+        return math.inf if found is None else found
+
+    best, base = min(holding, key=or_infinite), table.baseline
+    what = "parameters" if are_quantized else "parameters and optimizer state"
+    return best, _bill(size(best), size(base) if base else None, what)
+
+
+def _bill(own: int | None, base: int | None, what: str) -> str:
+    """What an arm saves in bytes, which are exact.
 
     Step times are not: trials run side by side, and one that has the machine to itself looks
     twice as fast. The table shows them; no sentence is built on them.
     """
-    if base is None or row.bytes is None or not base.bytes:
+    if own is None or not base:
         return ""
-    ratio = times(row.bytes / base.bytes)
-    return "" if ratio == times(1.0) else f"{ratio} the bytes of parameters and optimizer state"
+    ratio = times(own / base)
+    return "" if ratio == times(1.0) else f"{ratio} the bytes of {what}"

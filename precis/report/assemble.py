@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from precis.report.answer import Answer, answer
+from precis.report.quantized_reasons import quantized_reasons
 from precis.report.reasons import reasons
 from precis.report.records import Store, Trial
 from precis.report.rows import TaskTable, table
@@ -52,7 +53,10 @@ def summarize(store: Store) -> Report:
 
 
 def _section(rows: TaskTable) -> Section:
-    told = ((row.arm.name, reasons(rows, row)) for row in rows.rows)
+    told = (
+        (row.arm.name, (quantized_reasons if row.arm.quantize else reasons)(rows, row))
+        for row in rows.rows
+    )
     return Section(rows, answer(rows), tuple(finding for finding in told if finding[1]))
 
 

@@ -100,15 +100,16 @@ def _places(estimates: Sequence[Estimate | None]) -> int:
 
 def _bytes(table: TaskTable) -> Column:
     unit = byte_unit(size for row in table.rows for size in (row.param_bytes, row.opt_bytes))
-    base = table.baseline.bytes if table.baseline else None
+    base = table.baseline
     cells = []
     for row in table.rows:
         if row.bytes is None:
             cells.append(Cell(NOTHING))
             continue
-        ratio = times(row.bytes / base) if base and row.part == "arm" else ""
-        parts = f"{in_unit(row.param_bytes, unit)} + {in_unit(row.opt_bytes, unit)}"
-        cells.append(Cell(parts, ratio))
+        beside = row.bytes_beside(base) if base and row.part == "arm" else None
+        parts = [row.param_bytes] if row.arm.quantize else [row.param_bytes, row.opt_bytes]
+        told = " + ".join(in_unit(part, unit) for part in parts)
+        cells.append(Cell(told, times(beside) if beside is not None else ""))
     return Column("params + opt", unit[1], tuple(cells))
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from precis.report.answer import tolerance, unit
 from precis.report.records import Arm, Store, Trial
 from precis.report.rows import TaskTable
-from precis.report.words import count, decimals, number, short
+from precis.report.words import NOTHING, count, decimals, number, short
 
 _VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "ml_dtypes", "numpy", "precis")
 
@@ -63,6 +63,16 @@ def task_facts(table: TaskTable) -> tuple[tuple[str, str], ...]:
     return (*facts, *((key, value_text(value)) for key, value in task.facts.items()))
 
 
+def quantized_note(table: TaskTable) -> str:
+    """How to read quantized arms; empty without one."""
+    if not any(row.arm.quantize for row in table.rows):
+        return ""
+    return (
+        "Quantized arms have the weights of the arm that they are of, seed by seed; in f32, those "
+        "that their codes stand for. Their bytes are of parameters, beside the baseline's."
+    )
+
+
 def environment(store: Store) -> tuple[tuple[str, str], ...]:
     """Versions, machine and compiler flags: (what, which)."""
     env = store.environment
@@ -98,12 +108,14 @@ def value_text(value: Any) -> str:
 def _seed_line(store: Store, trial: Trial, places: int) -> SeedLine:
     planned = next((task.steps for task in store.tasks if task.label == trial.task), 0)
     own, f32 = (trial.summary.get(name) for name in ("metric", "metric_f32"))
+    arm = store.arm(trial.arm)
+    is_quantized = arm is not None and bool(arm.quantize)
     at = trial.summary.get("diverged_at")
     note = trial.error or (f"not finite at step {at}" if at is not None else "")
     return SeedLine(
         trial.dir,
         trial.state,
-        f"{trial.step} of {planned}",
+        NOTHING if is_quantized else f"{trial.step} of {planned}",
         number(own, places),
         number(f32, places),
         note,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from precis.formats import FloatFormat, Format, IntFormat, Rounded, ScaledFormat, parse
+import numpy as np
+
+from precis.formats import Codebook, FloatFormat, Format, IntFormat, Rounded, ScaledFormat, parse
 from precis.report.records import Trial
 from precis.report.words import count
 
@@ -27,7 +29,7 @@ class Grain(NamedTuple):
 
 
 def grains(trials: Sequence[Trial]) -> dict[str, Grain]:
-    """By key, the grain of every float and integer format of an arm's policy, scaled or not.
+    """By key, the grain of every format of an arm's policy, scaled or not.
 
     A rule's key has its pattern before it.
     """
@@ -44,6 +46,12 @@ def grains(trials: Sequence[Trial]) -> dict[str, Grain]:
                 has = f"has {steps:,.0f} steps for all that shares a scale"
                 of = " of the largest among them"
                 found[role.key] = Grain(role.format, 2 * share / steps, has, of)
+            case Codebook() as grid:
+                widest = max(float(gap) for gap in np.diff(grid.values))
+                largest = max(abs(grid.min), abs(grid.max))
+                has = f"has {len(grid.values)} values for all that shares a scale"
+                of = " of the largest among them"
+                found[role.key] = Grain(role.format, share * widest / largest, has, of)
             case _:
                 continue
     return found

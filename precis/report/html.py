@@ -13,7 +13,7 @@ from precis.report.answer import badge, detail, tolerance
 from precis.report.assemble import Report, Section
 from precis.report.cells import Column, columns
 from precis.report.draw import Figures, figures
-from precis.report.facts import environment, header, seeds_table, task_facts
+from precis.report.facts import environment, header, quantized_note, seeds_table, task_facts
 from precis.report.palette import css, styles
 from precis.report.records import Store
 from precis.report.roles import role_table
@@ -56,6 +56,7 @@ def to_html(report: Report) -> str:
     )
     page.filters["code"] = _code
     return page.get_template("report.html.j2").render(
+        quantized_note=quantized_note,
         badge=badge,
         detail=detail,
         tolerance=tolerance,

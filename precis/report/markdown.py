@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from precis.report.answer import badge, detail, tolerance
 from precis.report.assemble import Report, Section
 from precis.report.cells import Cell, Column, columns
-from precis.report.facts import environment, header, seeds_table, task_facts
+from precis.report.facts import environment, header, quantized_note, seeds_table, task_facts
 from precis.report.roles import role_table
 from precis.report.rows import Row
 
@@ -46,6 +46,7 @@ def _section(section: Section) -> list[str]:
         "\n".join(named),
         _table(heads, body, left=2),
         "± is half of the 95% interval over seeds (Student's t); gaps are paired by seed.",
+        quantized_note(table),
         _facts(task_facts(table)),
     ]
     if section.findings:

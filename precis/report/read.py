@@ -69,6 +69,8 @@ def _arm(arm: Mapping[str, Any]) -> Arm:
         emulated=bool(arm.get("emulated")),
         recipe=arm.get("recipe") or {},
         reason=arm.get("reason") or "",
+        quantize=arm.get("quantize") or "",
+        of=arm.get("of") or "",
     )
 
 

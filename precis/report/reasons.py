@@ -24,7 +24,7 @@ _NARROW_EXPONENT = 5
 # nothing else explains the gap.
 _FEW_MANTISSA_BITS = 6
 # A gap of which four fifths are on one side is said to be from that side.
-_MOSTLY = 0.8
+MOSTLY = 0.8
 
 
 def reasons(table: TaskTable, row: Row) -> tuple[str, ...]:
@@ -36,11 +36,11 @@ def reasons(table: TaskTable, row: Row) -> tuple[str, ...]:
     """
     base = table.baseline
     if row.verdict is None or base is None:
-        return tuple(text for text in (_failed(row), _diverged(row)) if text)
+        return tuple(text for text in (failed(row), _diverged(row)) if text)
     measured = [_diverged(row), _zero_gradients(row, base), _lost_updates(row, base)]
-    found = [_withheld(row), _failed(row), *measured]
+    found = [withheld(row), failed(row), *measured]
     if row.verdict.kind in ("worse", "diverges") or row.verdict.detectable == "worse":
-        found += [_few_bits(row, base, explained=any(measured)), _side(table, row)]
+        found += [few_bits(row, base, explained=any(measured)), _side(table, row)]
     found.append(_skipped(row))
     return tuple(text for text in found if text)
 
@@ -69,7 +69,8 @@ def formats(trial_rows: Sequence[Trial]) -> dict[str, FloatFormat]:
     return found
 
 
-def _withheld(row: Row) -> str:
+def withheld(row: Row) -> str:
+    """Why no verdict is given; "" if one is."""
     if not row.verdict or row.verdict.kind != "withheld":
         return ""
     notes = next((trial.notes for trial in row.trials if trial.notes), ())
@@ -77,12 +78,13 @@ def _withheld(row: Row) -> str:
     return f"No verdict: {row.verdict.reason}{told}."
 
 
-def _failed(row: Row) -> str:
-    failed = row.in_state("failed")
-    if not failed:
+def failed(row: Row) -> str:
+    """Which seeds raised what; "" if none did."""
+    trials = row.in_state("failed")
+    if not trials:
         return ""
-    seeds = ", ".join(str(trial.seed) for trial in failed)
-    return f"Seed {seeds} raised: {failed[0].error or 'see its traceback'}"
+    seeds = ", ".join(str(trial.seed) for trial in trials)
+    return f"Seed {seeds} raised: {trials[0].error or 'see its traceback'}"
 
 
 def _diverged(row: Row) -> str:
@@ -155,12 +157,12 @@ def _side(table: TaskTable, row: Row) -> str:
     own, f32 = row.gap.mean, row.gap_f32.mean
     unit = f" {table.task.unit}" if table.task.unit else ""
     part = f32 / own
-    if part >= _MOSTLY:
+    if part >= MOSTLY:
         return (
             f"The gap arises in training: evaluated in f32, its weights are still "
             f"{short(abs(f32))}{unit} away from the baseline's."
         )
-    if part <= 1 - _MOSTLY:
+    if part <= 1 - MOSTLY:
         return (
             f"The gap arises in evaluation: in f32 its weights are only {short(abs(f32))}"
             f"{unit} away from the baseline's, under its own policy {short(abs(own))}."
@@ -171,8 +173,14 @@ def _side(table: TaskTable, row: Row) -> str:
     )
 
 
-def _few_bits(row: Row, base: Row, *, explained: bool) -> str:
-    """The coarsest of the formats that matrix ops see, where it is coarser than the baseline's."""
+def few_bits(row: Row, base: Row, *, explained: bool) -> str:
+    """The coarsest of the formats that matrix ops see, where it is coarser than the baseline's.
+
+    Args:
+        row: Of the arm.
+        base: The baseline's.
+        explained: Whether something else is a cause, beside which a fine format is none.
+    """
     own, plain = grains(row.trials), grains(base.trials)
     seen = [key for key in own if key[-1] in "ckxg" and key[-1] in plain]
     if not seen:

@@ -90,6 +90,8 @@ class Arm:
         emulated: Some format has no native dtype, so that its step time says nothing.
         recipe: What it changes in the recipe.
         reason: Why the sweep has it, in its author's words.
+        quantize: The mode that its weights run as, if it is quantized; else empty.
+        of: The arm whose weights it quantizes; empty likewise.
     """
 
     name: str
@@ -98,6 +100,8 @@ class Arm:
     emulated: bool
     recipe: Mapping[str, Any]
     reason: str
+    quantize: str = ""
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,10 @@ def role_table(store: Store) -> RoleTable:
     lines = []
     for arm in store.arms:
         own = {role.key: role.format for role in resolved[arm.name]}
-        cells = tuple((own.get(r.key, ""), own.get(r.key) != base.get(r.key)) for r in first)
+        # Roles that only training has are blank in a quantized arm.
+        cells = tuple(
+            (own.get(r.key, ""), r.key in own and own[r.key] != base.get(r.key)) for r in first
+        )
         formats = cells if own else ()
         lines.append(RoleLine(arm.name, arm.given, recipe_text(arm), arm.reason, formats))
     return RoleTable(tuple((role.key, role.role) for role in first), tuple(lines))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -42,6 +42,8 @@ class Row:
         f32: The same weights evaluated in f32.
         verdict: On its paired gap to the baseline; None for the baseline itself.
         gap_f32: Paired gap of the f32 evaluations: the damage that the weights carry.
+        added: Of a quantized arm, its paired gap to the arm whose weights it has; else None.
+        added_f32: The same of the f32 evaluations: what rounding the weights alone adds.
         floor_multiple: Size of its gap in multiples of the noise floor's (root mean squares).
         in_force: Smallest share of matrix FLOPs in force over its trials; None if not recorded.
         param_bytes: Of the parameters.
@@ -58,6 +60,8 @@ class Row:
     f32: Estimate | None
     verdict: Verdict | None
     gap_f32: Estimate | None
+    added: Estimate | None
+    added_f32: Estimate | None
     floor_multiple: float | None
     in_force: float | None
     param_bytes: int | None
@@ -73,10 +77,17 @@ class Row:
 
     @property
     def bytes(self) -> int | None:
-        """Parameters and optimizer state together."""
+        """Parameters and optimizer state together; a quantized arm has parameters alone."""
+        if self.arm.quantize:
+            return self.param_bytes
         if self.param_bytes is None or self.opt_bytes is None:
             return None
         return self.param_bytes + self.opt_bytes
+
+    def bytes_beside(self, base: Row) -> float | None:
+        """Its bytes over those of `base`, of which a quantized arm has parameters alone."""
+        own, other = self.bytes, base.param_bytes if self.arm.quantize else base.bytes
+        return own / other if own is not None and other else None
 
     def in_state(self, *states: str) -> tuple[Trial, ...]:
         """Its trials in one of `states`."""
@@ -121,11 +132,7 @@ def table(store: Store, task: Task) -> TaskTable:
     base = ran.get(store.baseline, ())
     floor_gap = _gap(ran.get(store.noise_floor or "", ()), base, "metric")
     floor = floor_gap.rms if floor_gap else None
-    rows = [
-        _row(store, task, arm, ran[arm.name], base, floor=floor)
-        for arm in store.arms
-        if ran[arm.name]
-    ]
+    rows = [_row(store, task, arm, ran, floor=floor) for arm in store.arms if ran[arm.name]]
     tolerance = task.tolerance
     if tolerance is None:
         tolerance = default_tolerance(outcome(base).finite)
@@ -156,12 +163,12 @@ def _row(
     store: Store,
     task: Task,
     arm: Arm,
-    trials: tuple[Trial, ...],
-    base: tuple[Trial, ...],
+    ran: Mapping[str, tuple[Trial, ...]],
     *,
     floor: float | None,
 ) -> Row:
     part = _part(store, arm)
+    trials, base, source = ran[arm.name], ran.get(store.baseline, ()), ran.get(arm.of, ())
     verdict = None
     if part != "baseline":
         verdict = judge(
@@ -178,6 +185,8 @@ def _row(
         f32=_estimate(outcome(trials, "metric_f32")),
         verdict=verdict,
         gap_f32=_gap(trials, base, "metric_f32") if part != "baseline" else None,
+        added=_gap(trials, source, "metric"),
+        added_f32=_gap(trials, source, "metric_f32"),
         floor_multiple=gap.rms / floor if gap and floor else None,
         in_force=in_force(trials),
         param_bytes=_of(max, (summary.get("param_bytes") for summary in summaries)),

@@ -15,7 +15,7 @@ from rich.text import Text
 from precis.report.answer import badge, detail
 from precis.report.assemble import Report, Section
 from precis.report.cells import Cell, columns
-from precis.report.facts import header, task_facts, value_text
+from precis.report.facts import header, quantized_note, recipe_text, task_facts, value_text
 from precis.report.rows import Row
 from precis.stats import Kind
 
@@ -59,7 +59,7 @@ def _quality(section: Section) -> Table:
     for place, row in enumerate(section.table.rows):
         kind = badge(row)
         cells = (_stack(shown[key].cells[place]) for key in _QUALITY)
-        table.add_row(_name(row), Text(kind, _STYLES.get(kind, "dim")), *cells)
+        table.add_row(_name(row) + _made_of(row), Text(kind, _STYLES.get(kind, "dim")), *cells)
     return table
 
 
@@ -93,13 +93,20 @@ def _name(row: Row) -> Text:
     return Text(row.arm.name, "bold" if row.part == "arm" else "dim")
 
 
+def _made_of(row: Row) -> Text:
+    """What a quantized arm is, on lines of its own: `w8a8 of f32`, and `smooth=0.5`."""
+    told = [row.arm.given, recipe_text(row.arm)] if row.arm.quantize else []
+    return Text("".join(f"\n{part}" for part in told if part), "dim")
+
+
 def _footnotes(section: Section, environment: Mapping[str, Any]) -> Text:
     flags = value_text(environment.get("compiler_options") or {})
     facts = [*task_facts(section.table)[:4], ("compiler options", flags)]
     told = "; ".join(f"{key}: {value}" for key, value in facts)
     return Text(
         f"± half of the 95% interval over seeds; gaps are paired by seed; {told}. "
-        "Step times are taken while other trials run beside; they are no benchmark.",
+        "Step times are taken while other trials run beside; they are no benchmark. "
+        f"{quantized_note(section.table)}".rstrip(),
         "dim",
     )
 

@@ -7,6 +7,7 @@ from .signals import INTERRUPTED
 from .spec import ArmSpec, Sweep, TaskSpec
 from .status import DONE, State, Status, newest_record, read_plan, read_status, statuses
 from .store.lock import is_held
+from .trained import Trained, load_trained
 from .trial import Trial
 
 __all__ = [
@@ -20,12 +21,14 @@ __all__ = [
     "Status",
     "Sweep",
     "TaskSpec",
+    "Trained",
     "Trial",
     "cores",
     "fingerprint",
     "is_held",
     "launch",
     "load_sweep",
+    "load_trained",
     "make_plan",
     "newest_record",
     "override",

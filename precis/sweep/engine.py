@@ -32,13 +32,14 @@ class Order(NamedTuple):
 
     Attributes:
         folder: The sweep's folder.
-        groups: Folders of trials that share a program, in the order in which they should start.
+        waves: Groups of trials that share a program, as folders, in the order in which they should
+            start; those of a wave start when all of the one before it are over.
         fingerprint: Of this code.
         lock: A file descriptor that holds the folder; who inherits it holds it too.
     """
 
     folder: Path
-    groups: Sequence[Sequence[str]]
+    waves: Sequence[Sequence[Sequence[str]]]
     fingerprint: str
     lock: int
 
@@ -52,20 +53,28 @@ def run_here(order: Order, *, stop: Callable[[], bool]) -> None:
 
     write_json(order.folder / "env.json", environment(workers=0))
     bench = make_bench(order.folder, fingerprint=order.fingerprint, stop=stop)
-    for dirs in order.groups:
-        run_group(bench, dirs)
+    for wave in order.waves:
+        for dirs in wave:
+            run_group(bench, dirs)
 
 
 def run_in_workers(order: Order, *, workers: int, stop: Callable[[], bool]) -> None:
-    """Runs the groups in up to `workers` processes, until all are done or a stop is asked for.
+    """Runs the waves, each in up to `workers` processes, until all is done or a stop is asked for.
 
     A stop is handed on as SIGTERM, and waited for. A worker that dies takes one trial with it,
     which is recorded as failed; a new worker goes on with the rest.
     """
+    for wave in order.waves:
+        _run_wave(order, wave, workers=workers, stop=stop)
+
+
+def _run_wave(
+    order: Order, wave: Sequence[Sequence[str]], *, workers: int, stop: Callable[[], bool]
+) -> None:
     groups: Groups = queue.SimpleQueue()
-    for dirs in order.groups:
+    for dirs in wave:
         groups.put(dirs)
-    count = min(workers, len(order.groups))
+    count = min(workers, len(wave))
     live: dict[int, Worker] = {}
     threads = [
         threading.Thread(target=_serve, args=(order, slot, count, groups, live, stop), daemon=True)

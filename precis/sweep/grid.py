@@ -12,6 +12,7 @@ from precis.sweep.spec import ArmSpec
 from precis.types import did_you_mean
 
 _PLAIN = ("policy", "steps", "perturb_ulp")
+_QUANTIZE = "quantize"
 
 
 def expand(arm: ArmSpec, grid: Mapping[str, tuple[Any, ...]]) -> list[ArmSpec]:
@@ -21,26 +22,42 @@ def expand(arm: ArmSpec, grid: Mapping[str, tuple[Any, ...]]) -> list[ArmSpec]:
     >>> [a.name for a in expand(arm, {"policy.s": ("f32", "bf16")})]
     ['bf16,s=f32', 'bf16,s=bf16']
 
+    Values of `quantize` are no other ways to train, so the arm stays beside what they make of it:
+
+    >>> [a.name for a in expand(arm, {"quantize": ("w8a8", "nf4")})]
+    ['bf16', 'bf16,w8a8', 'bf16,nf4']
+
+    A quantized arm has the combinations that the arm has of which it is made, one of each.
+
     Raises:
-        ValueError: A key that is neither `recipe.<key>`, `policy.<role>`, `policy`, `steps` nor
-            `perturb_ulp`, or has no values.
+        ValueError: A key that is neither `recipe.<key>`, `policy.<role>`, `policy`, `steps`,
+            `perturb_ulp` nor `quantize`, or has no values.
     """
     for key, values in grid.items():
         if not values:
             raise ValueError(f"grid: {key} has no values")
-    arms = []
-    for combination in product(*grid.values()):
+    others = {key: values for key, values in grid.items() if key != _QUANTIZE}
+    modes = () if arm.quantize else grid.get(_QUANTIZE, ())
+    arms: list[ArmSpec] = []
+    for combination in product(*others.values()):
         changed = arm
-        for key, value in zip(grid, combination, strict=True):
+        for key, value in zip(others, combination, strict=True):
             changed = _set(changed, key, value)
-        arms.append(changed)
+        arms += [changed, *(_quantized(changed, str(mode)) for mode in modes)]
     return arms
+
+
+def _quantized(arm: ArmSpec, mode: str) -> ArmSpec:
+    return ArmSpec(name=f"{arm.name},{mode}", quantize=mode, of=arm.name)
 
 
 def _set(arm: ArmSpec, key: str, value: Any) -> ArmSpec:
     table, _, inner = key.partition(".")
-    name = f"{arm.name},{inner or table}={value}"
+    added = f",{inner or table}={value}"
+    name = arm.name + added
     match table:
+        case "recipe" | "policy" | "steps" | "perturb_ulp" if arm.quantize:
+            return replace(arm, name=name, of=arm.of + added)
         case "recipe" if inner:
             return replace(arm, name=name, recipe={**arm.recipe, inner: value})
         case "policy" if inner:
@@ -49,7 +66,12 @@ def _set(arm: ArmSpec, key: str, value: Any) -> ArmSpec:
             changes: dict[str, Any] = {key: value}
             return replace(arm, name=name, **changes)
         case _:
-            choices = [*_PLAIN, "recipe.learning_rate", *(f"policy.{role}" for role in KEYS)]
+            choices = [
+                *_PLAIN,
+                _QUANTIZE,
+                "recipe.learning_rate",
+                *(f"policy.{role}" for role in KEYS),
+            ]
             raise ValueError(f"grid: no arm has a key {key!r}{did_you_mean(key, choices)}")
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from precis.sweep.journal import Journal, drop_results
-from precis.sweep.program import Loaded, Program, load, make_program, policy_record
+from precis.sweep.program import (
+    Loaded,
+    Program,
+    load,
+    make_program,
+    policy_record,
+    task_record,
+)
 from precis.sweep.run import run_trial
+from precis.sweep.run_quantized import Shared, run_quantized
 from precis.sweep.status import is_done, read_plan, read_status
 from precis.sweep.store.strict import canonical, read_json, write_json
 from precis.sweep.trial import Trial, from_json
@@ -25,6 +33,7 @@ class Bench:
         root: Where the paths of tasks are counted from.
         checkpoint_every: Steps between checkpoints.
         fingerprint: Of the code that runs here.
+        sources: Folders of trials by digest, for those that quantize what they trained.
         stop: Says whether a stop was asked for.
         capture: Where what libraries print goes while a trial runs, given its log.
         loaded: Tasks that were loaded, by what they were loaded from.
@@ -34,6 +43,7 @@ class Bench:
     root: Path
     checkpoint_every: int
     fingerprint: str
+    sources: Mapping[str, Path]
     stop: Callable[[], bool]
     capture: Callable[[Path], AbstractContextManager[Any]]
     loaded: MutableMapping[str, Loaded] = field(default_factory=dict)
@@ -48,7 +58,15 @@ def make_bench(
 ) -> Bench:
     """A bench for the sweep in `folder`, from its `plan.json`."""
     plan = read_plan(folder)
-    return Bench(folder, Path(plan["root"]), plan["checkpoint_every"], fingerprint, stop, capture)
+    return Bench(
+        folder,
+        Path(plan["root"]),
+        plan["checkpoint_every"],
+        fingerprint,
+        sources={entry["digest"]: folder / entry["dir"] for entry in plan["trials"]},
+        stop=stop,
+        capture=capture,
+    )
 
 
 def run_group(bench: Bench, dirs: Iterable[str]) -> None:
@@ -57,6 +75,7 @@ def run_group(bench: Bench, dirs: Iterable[str]) -> None:
     A trial that raises is recorded as failed, with its traceback, and the next one runs.
     """
     program: Program | None = None
+    shared: Shared | None = None
     for name in dirs:
         folder = bench.folder / name
         if bench.stop():
@@ -69,16 +88,23 @@ def run_group(bench: Bench, dirs: Iterable[str]) -> None:
         journal.status("running", 0)
         with bench.capture(folder / "log.txt"):
             try:
-                program = program or make_program(trial, _loaded(bench, trial))
-                _describe(folder, program, journal)
-                run_trial(
-                    folder,
-                    trial,
-                    program,
-                    checkpoint_every=bench.checkpoint_every,
-                    journal=journal,
-                    stop=bench.stop,
-                )
+                loaded = _loaded(bench, trial)
+                if trial.quantized:
+                    source = bench.sources[trial.quantized.source]
+                    shared = run_quantized(
+                        folder, trial, loaded, source=source, shared=shared, journal=journal
+                    )
+                else:
+                    program = program or make_program(trial, loaded)
+                    _describe(folder, program, journal)
+                    run_trial(
+                        folder,
+                        trial,
+                        program,
+                        checkpoint_every=bench.checkpoint_every,
+                        journal=journal,
+                        stop=bench.stop,
+                    )
             # Whatever a task or a policy raises is this trial's result, and must not end others'.
             except Exception as error:
                 journal.failed(read_status(folder).step, error)
@@ -100,14 +126,7 @@ def _loaded(bench: Bench, trial: Trial) -> Loaded:
 
 def _describe(folder: Path, program: Program, journal: Journal) -> None:
     """Records what the trial is about to run: the task as loaded, the policy as resolved."""
-    metric, direction = program.task.metric
-    task: dict[str, Any] = {
-        "metric": metric,
-        "direction": direction,
-        "unit": program.task.unit,
-        "facts": program.task.facts,
-    }
-    write_json(folder / "task.json", task)
+    write_json(folder / "task.json", task_record(program.task))
     record = policy_record(program)
     write_json(folder / "policy.json", record)
     roles = " ".join(f"{r['key']}={r['format']} ({r['reason']})" for r in record["roles"])

@@ -75,7 +75,7 @@ def launch(
         if todo:
             for planned in todo:
                 _prepare(folder / planned.dir, planned)
-            order = Order(folder, _groups(todo), mark, lock)
+            order = Order(folder, _waves(todo), mark, lock)
             entries = [entry for entry in record["trials"] if entry["dir"] in {p.dir for p in todo}]
             with watching(console, folder, entries, on_start=lambda: _complete(folder)):
                 if workers == 0:
@@ -102,15 +102,19 @@ def _write_plan(plan: Plan, folder: Path, *, file: Path | None, root: Path) -> d
 
 
 def _check_stale(plan: Plan, folder: Path, *, mark: str, redo: bool, console: Console) -> None:
-    stale = [
-        planned.dir
-        for planned in plan.trials
-        if is_done(folder / planned.dir) and read_status(folder / planned.dir).fingerprint != mark
-    ]
+    def is_stale(planned: Planned) -> bool:
+        here = folder / planned.dir
+        return is_done(here) and read_status(here).fingerprint != mark
+
+    stale = {planned.digest: planned.dir for planned in plan.trials if is_stale(planned)}
     if not stale:
         return
     if redo:
-        for name in stale:
+        # What was made of a stale trial is none of the new one's, whoever made it.
+        made = [
+            p.dir for p in plan.trials if p.trial.quantized and p.trial.quantized.source in stale
+        ]
+        for name in (*stale.values(), *made):
             drop_results(folder / name)
     else:
         console.print(
@@ -123,6 +127,13 @@ def _prepare(folder: Path, planned: Planned) -> None:
     write_json(folder / "config.json", as_record(planned.trial))
     before = read_status(folder)
     write_status(folder, before._replace(state="pending", steps=planned.trial.steps, error=None))
+
+
+def _waves(todo: Sequence[Planned]) -> list[list[list[str]]]:
+    """What trains, then what quantizes what was trained; the latter may be all that is left."""
+    trained = [planned for planned in todo if planned.trial.quantized is None]
+    quantized = [planned for planned in todo if planned.trial.quantized is not None]
+    return [_groups(wave) for wave in (trained, quantized) if wave]
 
 
 def _groups(todo: Sequence[Planned]) -> list[list[str]]:

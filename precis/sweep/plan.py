@@ -11,8 +11,9 @@ from precis.formats import FloatFormat
 from precis.policy import read_policy
 from precis.sweep.config import merge_recipe
 from precis.sweep.grid import expand
+from precis.sweep.sources import with_sources
 from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
-from precis.sweep.trial import Trial, digest, folder_name
+from precis.sweep.trial import Quantized, Trial, digest, folder_name
 from precis.train.apex import apex_changes
 from precis.train.task import task_source
 from precis.types import did_you_mean
@@ -67,12 +68,14 @@ def make_plan(sweep: Sweep, *, root: Path) -> Plan:
 
     Raises:
         ValueError: A bad policy, recipe, task or number, two things of one name, a baseline that
-            is no arm, or nothing to do.
+            is no arm, a quantized arm of none, or nothing to do.
     """
     _check_numbers(sweep)
     tasks = _by_name("task", [(_label(task), task) for task in sweep.task])
     grown = [(arm, expand(_written_out(arm), sweep.grid)) for arm in sweep.arm]
-    arms = _by_name("arm", [(arm.name, arm) for _, several in grown for arm in several])
+    arms = with_sources(
+        _by_name("arm", [(arm.name, arm) for _, several in grown for arm in several])
+    )
     # A baseline named as the file has it means the first arm that the grid makes of it.
     first = {arm.name: several[0].name for arm, several in grown}
     baseline = _named("baseline", sweep.baseline or sweep.arm[0].name, arms, first)
@@ -94,6 +97,8 @@ def make_plan(sweep: Sweep, *, root: Path) -> Plan:
 
 def _written_out(arm: ArmSpec) -> ArmSpec:
     """The arm with a policy, and a recipe's changes, in place of Apex's level."""
+    if arm.quantize or arm.of:
+        return arm
     if bool(arm.policy) == bool(arm.apex):
         got = "both" if arm.policy else "neither"
         raise ValueError(f"arm {arm.name!r} has a policy or an apex level, got {got}")
@@ -121,7 +126,7 @@ def _planned(
             f"{where}: perturb_ulp counts in a dtype's ulps, and p={no_dtype[0]} has no dtype; "
             "choose p=f32, bf16 or f16"
         )
-    trial = Trial(
+    trained = Trial(
         task=task.name,
         model=task.model,
         options=task.options,
@@ -133,9 +138,16 @@ def _planned(
         log_every=sweep.log_every,
         eval_every=sweep.eval_every,
     )
-    found = digest(trial, task_source(task_path(task.name, root)))
+    source = task_source(task_path(task.name, root))
+    trial = _quantized(trained, arm, digest(trained, source)) if arm.quantize else trained
+    found = digest(trial, source)
     folder = folder_name(label, arm.name, seed=seed, digest=found)
     return Planned(trial=trial, dir=folder, task=label, arm=arm.name, digest=found)
+
+
+def _quantized(trained: Trial, arm: ArmSpec, source: str) -> Trial:
+    how = Quantized(mode=arm.quantize, calibrate=arm.calibrate, smooth=arm.smooth, source=source)
+    return replace(trained, steps=0, quantized=how)
 
 
 def task_path(name: str, root: Path) -> str:
@@ -174,9 +186,14 @@ def _noise_floor(
     twin = arms[baseline]
     for arm in arms.values():
         same = read_policy(arm.policy) == read_policy(twin.policy) and arm.recipe == twin.recipe
-        if same and arm.perturb_ulp and not twin.perturb_ulp and arm.steps == twin.steps:
+        same = same and arm.steps == twin.steps and _quantizes_as(arm) == _quantizes_as(twin)
+        if same and arm.perturb_ulp and not twin.perturb_ulp:
             return arm.name
     return None
+
+
+def _quantizes_as(arm: ArmSpec) -> tuple[Any, ...]:
+    return arm.quantize, arm.calibrate, arm.smooth
 
 
 def _check_numbers(sweep: Sweep) -> None:

@@ -82,21 +82,9 @@ def load(trial: Trial, *, root: Path) -> Loaded:
 
 def make_program(trial: Trial, loaded: Loaded) -> Program:
     """The program of `trial`, and of every trial that has the same `Trial.program`."""
-    task, policy, recipe = loaded.task, read_policy(trial.policy), trial.recipe
+    task, policy = loaded.task, read_policy(trial.policy)
     is_f32 = policy == read_policy("f32")
-    step = make_step(
-        task.loss,
-        make_optimizer(recipe, trial.steps),
-        policy,
-        has_state=True,
-        loss_scale=recipe.loss_scale,
-        clip=recipe.clip,
-        master=recipe.master,
-        accumulate=recipe.accumulate,
-        trainable=recipe.trainable,
-        moments_keep=recipe.moments_keep,
-        moments_min_size=recipe.moments_min_size,
-    )
+    step = training_step(trial, task)
     evaluate = loaded.evaluate_f32 if is_f32 else make_evaluate(task, policy)
     return Program(
         task=task,
@@ -107,6 +95,24 @@ def make_program(trial: Trial, loaded: Loaded) -> Program:
         evaluate_f32=loaded.evaluate_f32,
         audit=audit_task(task, policy, seed=trial.seed),
         witness=compiled_roundings(policy, COMPILER_OPTIONS),
+    )
+
+
+def training_step(trial: Trial, task: Task) -> Step:
+    """The step that `trial` takes; nothing is compiled before it is called."""
+    recipe = trial.recipe
+    return make_step(
+        task.loss,
+        make_optimizer(recipe, trial.steps),
+        read_policy(trial.policy),
+        has_state=True,
+        loss_scale=recipe.loss_scale,
+        clip=recipe.clip,
+        master=recipe.master,
+        accumulate=recipe.accumulate,
+        trainable=recipe.trainable,
+        moments_keep=recipe.moments_keep,
+        moments_min_size=recipe.moments_min_size,
     )
 
 
@@ -137,6 +143,12 @@ def moved_by_ulps(params: PyTree, count: int, *, seed: int) -> PyTree:
         return jax.numpy.asarray(array)
 
     return jax.tree.map(move, params)
+
+
+def task_record(task: Task) -> dict[str, Any]:
+    """`task.json`: what is known of a task once it is loaded."""
+    metric, direction = task.metric
+    return {"metric": metric, "direction": direction, "unit": task.unit, "facts": task.facts}
 
 
 def policy_record(program: Program) -> dict[str, Any]:

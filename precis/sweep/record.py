@@ -57,14 +57,32 @@ def _task_record(task: TaskSpec, known: Mapping[str, Any]) -> dict[str, Any]:
 
 def _arm_record(arm: ArmSpec) -> dict[str, Any]:
     policy = read_policy(arm.policy)
+    if arm.quantize:
+        return _quantized_record(arm, str(policy))
     changes: dict[str, Any] = dict(arm.recipe)
     changes |= {} if arm.steps is None else {"steps": arm.steps}
     changes |= {"perturb_ulp": arm.perturb_ulp} if arm.perturb_ulp else {}
     return {
         "name": arm.name,
         "policy": str(policy),
-        "given": arm.policy,
+        "given": arm.given,
         "emulated": policy.is_emulated,
         "recipe": changes,
         "reason": arm.reason,
+    }
+
+
+def _quantized_record(arm: ArmSpec, policy: str) -> dict[str, Any]:
+    """Of a quantized arm; its policy is the one that its weights were trained under."""
+    changes: dict[str, Any] = {} if arm.calibrate == "absmax" else {"calibrate": arm.calibrate}
+    changes |= {} if arm.smooth is None else {"smooth": arm.smooth}
+    return {
+        "name": arm.name,
+        "policy": policy,
+        "given": arm.given,
+        "emulated": False,
+        "recipe": changes,
+        "reason": arm.reason,
+        "quantize": arm.quantize,
+        "of": arm.of,
     }

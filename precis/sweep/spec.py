@@ -36,7 +36,9 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmSpec:
-    """One way to train that is compared with the others, an `[[arm]]`.
+    """What is compared, an `[[arm]]`: a way to train, or a way to quantize what another arm trains.
+
+    An arm that quantizes has `quantize` and `of`, and nothing of what is said of training.
 
     Attributes:
         name: Its name within the sweep.
@@ -46,6 +48,12 @@ class ArmSpec:
         recipe: Changes to the recipe.
         steps: Steps of training, where they differ from the task's.
         perturb_ulp: By how many ulps of their dtype the initial parameters are moved.
+        quantize: Instead of training: the mode that weights run as, or modes by path, as in
+            `w8a8; head/**: f32`; see `precis.quantize_model`.
+        of: Name of the arm whose weights, once trained, are quantized.
+        calibrate: What quantized weights are scaled by; see `precis.quantize`.
+        smooth: How much of large columns of inputs weights take over, as `precis.ptq.smooth`;
+            None leaves inputs as they are.
         reason: Why the sweep has it.
     """
 
@@ -55,7 +63,17 @@ class ArmSpec:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     steps: int | None = None
     perturb_ulp: int = 0
+    quantize: str = ""
+    of: str = ""
+    calibrate: str = "absmax"
+    smooth: float | None = None
     reason: str = ""
+
+    @property
+    def given(self) -> str:
+        """What the arm is, as it was written: its policy, or `w8a8 of f32`."""
+        mode = f"({self.quantize})" if ";" in self.quantize else self.quantize
+        return f"{mode} of {self.of}" if self.quantize else self.policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +90,8 @@ class Sweep:
             `perturb_ulp` and the baseline's policy and recipe.
         recipe: How to train.
         grid: Values to try, by dotted key (`recipe.learning_rate`, `policy.x`, `steps`): each
-            arm is multiplied by every combination.
+            arm is multiplied by every combination. `quantize` adds an arm for each of its values
+            to each arm that is trained.
         log_every: Steps between rows of metrics.
         eval_every: Steps between evaluations; 0 evaluates at the end only.
         checkpoint_every: Steps between checkpoints; 0 saves at the end only.

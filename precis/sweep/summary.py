@@ -28,7 +28,7 @@ def summarize(
     *,
     metric: str,
     clock: Clock,
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, int | None],
     steps: int,
     diverged_at: int | None,
 ) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Evaluation of a task under a policy."""
+"""Evaluation of a task, under a policy or by a function of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,10 +42,35 @@ def make_evaluate(
         )
         return {"loss": loss, **metrics}
 
+    averaged = averaging(task, measure)
+    return lambda params, state: averaged(cast_to_param(resolved, params), state)
+
+
+def metrics_of(task: Task) -> Callable[[PyTree, PyTree, PyTree], dict[str, Array]]:
+    """The task's loss and metrics, by name, as a function of parameters, state and batch."""
+
+    def measure(params: PyTree, state: PyTree, batch: PyTree) -> dict[str, Array]:
+        loss, (_, metrics) = task.loss(params, state, batch, key=None, train=False)
+        return {"loss": loss, **metrics}
+
+    return measure
+
+
+def averaging(
+    task: Task, measure: Callable[[Any, PyTree, PyTree], dict[str, Array]]
+) -> Callable[[Any, PyTree], dict[str, float]]:
+    """A function that takes the mean of `measure` over a task's evaluation batches.
+
+    Args:
+        task: Whose batches; they weigh alike.
+        measure: Scalars by name, of parameters, state and a batch; it is compiled once.
+
+    Returns:
+        `evaluate(params, state)`, as of `make_evaluate`.
+    """
     jitted = jax.jit(measure, compiler_options=COMPILER_OPTIONS)
 
-    def evaluate(params: PyTree, state: PyTree) -> dict[str, float]:
-        params = cast_to_param(resolved, params)
+    def evaluate(params: Any, state: PyTree) -> dict[str, float]:
         rows = [jitted(params, state, batch) for batch in task.eval_batches()]
         fetched = jax.device_get(rows)
         return {

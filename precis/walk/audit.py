@@ -68,6 +68,21 @@ class Audit:
         return 1.0 - self.pinned - self.opaque if self.flops else 1.0
 
     @property
+    def otherwise(self) -> float:
+        """Share of matrix FLOPs that the compiled program ran in other operands than was claimed.
+
+        Wider ones count as the same, since they hold the same numbers; so do products that it does
+        not name. 0 if the function was not compiled.
+        """
+        others = {
+            path
+            for path, ran in (self.ran or {}).items()
+            if find.is_otherwise(ran.claimed, ran.forward)
+        }
+        flops = sum(site.flops for site in self.sites if site.site.path in others)
+        return flops / self.flops if self.flops else 0.0
+
+    @property
     def shares(self) -> dict[str, float]:
         """Share of matrix FLOPs by the formats of the operands, largest first."""
         flops: dict[str, int] = {"opaque": self.opaque_flops}

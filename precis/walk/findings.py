@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from precis.formats import FLOAT32, FloatFormat
@@ -156,17 +156,23 @@ def of_compiled(found: Compiled) -> Iterator[Finding]:
 
 
 def _otherwise(
-    path: str, claimed: Sequence[str], ran: Iterable[str], way: str
+    path: str, claimed: Sequence[str], ran: Collection[str], way: str
 ) -> Iterator[Finding]:
     others = [text for text in ran if text not in claimed]
     if not others:
         return
     what = f"claimed {' and '.join(claimed)}{way}, ran {', '.join(others)}"
-    if min(map(_bits, others)) > max(map(_bits, claimed)):
+    if not is_otherwise(claimed, ran):
         fix = "the same operands, but not as fast: the backend has no such product here"
         yield Finding("widened", path, what, fix)
     else:
         yield Finding("ran otherwise", path, what, "")
+
+
+def is_otherwise(claimed: Sequence[str], ran: Collection[str]) -> bool:
+    """Whether products ran that are neither those claimed nor their like in wider operands."""
+    others = [text for text in ran if text not in claimed]
+    return bool(others) and min(map(_bits, others)) <= max(map(_bits, claimed))
 
 
 def _bits(product: str) -> int:

@@ -76,6 +76,7 @@ def test_rules_by_path_and_what_stays_in_float(block):
     assert formats["head/kernel"] == "f32"
     assert formats["mix/query/@dot0"] == "f32"
     assert fn.kept["head/kernel"] == "the rules say so"
+    assert fn.unfit == {}
     assert not isinstance(qparams["params"]["head"]["kernel"], QTensor)
     again, _ = precis.quantize_model(Block(), variables, "w8a8; mix/**: w8; head/**: f32")
     assert again.policy == fn.policy
@@ -112,6 +113,7 @@ def test_a_weight_that_cannot_be_quantized_stays_and_is_named():
         lambda p, x: (x @ p["a"]) @ p["b"].astype(jnp.float32), params | {"b": wide}, "w8"
     )
     assert "float64" in fn.kept["b"]
+    assert fn.unfit == {"b": fn.kept["b"]}
     assert qparams["b"] is wide
 
 

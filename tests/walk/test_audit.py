@@ -1,6 +1,7 @@
 """The audit: counts by hand, findings by functions that have them and twins that have not."""
 
 import json
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from precis.ops.cpu import HAS_FAST_PRODUCTS
 from precis.train import audit_task, load_task
-from precis.walk import audit
+from precis.walk import Ran, audit
 
 W = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8)), jnp.float32)
 X = jnp.asarray(np.random.default_rng(1).normal(size=(4, 8)), jnp.float32)
@@ -265,9 +266,21 @@ def test_what_really_ran(policy, claimed, fast, slow):
         assert found.claimed == (claimed,)
         assert list(found.forward) == list(found.backward) == [ran]
     widened = [f for f in report.findings if f.kind == "widened"]
+    assert report.otherwise == 0.0
     assert bool(widened) is (ran != claimed)
     if widened:
         assert widened[0].what == f"claimed {claimed}, ran {ran}"
+
+
+def test_what_ran_otherwise_is_a_share_of_the_flops():
+    report = audit(loss, PARAMS, X, policy="int8")
+    claimed = ("int8·int8→int32",)
+    runs = {"head": "int4·int4→int32", "blocks": "int32·int32→int32"}
+    ran = {path: Ran(claimed, (), {text: 1}, {}) for path, text in runs.items()}
+    head = sum(site.flops for site in report.sites if site.site.path == "head")
+    assert 0 < head < report.flops
+    assert replace(report, ran=ran).otherwise == head / report.flops
+    assert report.otherwise == 0.0
 
 
 def test_what_is_not_in_the_program_is_said_to_be_missing():

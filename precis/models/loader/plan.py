@@ -11,6 +11,8 @@ import numpy as np
 from precis.formats import ScaledFormat
 from precis.quant import (
     KEPT,
+    KEPT_BY_DEFAULT,
+    KEPT_BY_RULE,
     Calibration,
     QTensor,
     QuantRule,
@@ -113,8 +115,8 @@ def usual_axis(path: str, leaf: jax.ShapeDtypeStruct, fmt: ScaledFormat) -> tupl
 def _why_kept(rules: Sequence[QuantRule], path: str) -> str:
     matching = [rule for rule in rules if matches(rule.pattern, path)]
     if matching and matching[-1].format is not None:
-        return "norms, biases and embeddings are kept"
-    return "the rules say so"
+        return KEPT_BY_DEFAULT
+    return KEPT_BY_RULE
 
 
 def _node(
