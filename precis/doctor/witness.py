@@ -8,8 +8,9 @@ two must agree bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from precis.formats import FLOAT32, FloatFormat, Format, parse_float
 from precis.policy import Policy, PolicyRules, read_policy
 from precis.walk import autocast
 
-_VALUES = 4096
+_ROWS, _COLUMNS = 64, 64
 
 
 class Witness(NamedTuple):
@@ -46,10 +47,10 @@ def compiled_roundings(
 ) -> Witness:
     """Whether this backend, with these options, rounds where `policy` says.
 
-    The program is elementwise, forward and backward: sums and products of activations, where
-    nothing but the compiler's good will keeps a 16-bit intermediate. (Operands and results of
-    matrix ops are rounded on their bits, and rules by path are about these alone.) It stands for
-    the policy on this backend, not for one model's program.
+    The program is sums and products of activations, element by element and over rows, forward and
+    backward, where nothing but the compiler's good will keeps a 16-bit intermediate. (Operands and
+    results of matrix ops are rounded on their bits, and rules by path are about these alone.) It
+    stands for the policy on this backend, not for one model's program.
 
     Args:
         policy: A policy, rules by path, or the text of either.
@@ -89,13 +90,27 @@ def _run(policy: Policy, options: dict[str, Any]) -> list[np.ndarray]:
         z = (z - y) * 1.7 + jnp.tanh(z) * x
         return z * y - x * 0.3
 
-    key = jax.random.key(0)  # no matrix op here draws from it
-
-    def both(x: Array, y: Array) -> tuple[Array, Any]:
-        out, pull = jax.vjp(lambda x, y: autocast(chain, policy, key=key)((), x, y), x, y)
-        return out, pull(jnp.ones_like(out))
+    def sums(params: tuple[()], x: Array, y: Array, bias: Array) -> tuple[Array, Array]:
+        del params
+        z = x * y
+        return (z + bias) * y, (z * x).mean(0)
 
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, _VALUES)).astype(np.float32)
-    results = jax.jit(both, compiler_options=options)(x, y)
+    x, y = rng.normal(size=(2, _ROWS, _COLUMNS)).astype(np.float32)
+    # Rounded numbers of one size have exact sums in float32, in whatever order they are added.
+    near = rng.uniform(1, 2, (3, _ROWS, _COLUMNS)).astype(np.float32)
+    program = partial(_both, policy, chain), partial(_both, policy, sums)
+    ones = jnp.ones_like(x)
+    results = [
+        jax.jit(program[0], compiler_options=options)(ones, x, y),
+        jax.jit(program[1], compiler_options=options)((near[2], ones[0]), near[0], near[1], x[0]),
+    ]
     return [np.asarray(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(results)]
+
+
+def _both(policy: Policy, fn: Callable[..., Any], cotangents: Any, *arrays: Array) -> Any:
+    """Results and gradients of `fn` under `policy`."""
+    key = jax.random.key(0)  # no matrix op here draws from it
+    out, pull = jax.vjp(lambda *xs: autocast(fn, policy, key=key)((), *xs), *arrays)
+    cast = jax.tree.map(lambda c, o: c.astype(o.dtype), cotangents, out)
+    return out, pull(cast)
