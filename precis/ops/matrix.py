@@ -8,6 +8,7 @@ A scaled format has its groups along what a product sums over. The backward prod
 other axes, so what runs on a scaled grid there is brought onto it anew, from unrounded values.
 Where the cotangent's format is not scaled, they take the operands as the forward product had
 them: the gradient is then that of the product of rounded operands, straight through the rounding.
+Each of the two products has a format for the cotangent, and goes by it alone.
 
 What is rounded by chance follows the same lines. What was drawn for the forward product is drawn
 again, the same, where the backward products take what it had; and what is brought onto a scaled
@@ -123,26 +124,32 @@ def _forward(
 def _backward(key: _Key, saved: _Saved, cotangent: Array) -> tuple[Array, Array, None, None]:
     op, roles, noise = key.op(saved.sizes), key.roles, saved.noise
 
-    def tagged(x: Array, fmt: Format, side: int, number: int) -> Tagged:
-        if is_scaled(roles.grad) and is_scaled(fmt):
-            return Tagged(x, fmt)
+    def brought(x: Array, fmt: Format, side: int, number: int) -> Tagged:
         return Tagged(bring_for(op, x, fmt, side, key_of(noise, fmt, x, number)), None)
 
-    def drawn(tagged: Tagged, number: int) -> Tagged:
-        x, fmt, _ = tagged
-        return tagged if fmt is None else Tagged(x, fmt, key_of(noise, fmt, x, number))
+    def anew(x: Array, fmt: Format, number: int) -> Tagged:
+        return Tagged(x, fmt, key_of(noise, fmt, x, number))
 
-    lhs, rhs = (_as_saved(operand) for operand in (roles.lhs, roles.rhs))
-    operands = tagged(saved.lhs, lhs, 0, 0), tagged(saved.rhs, rhs, 1, 1)
-    g = tagged(cotangent, roles.grad, 0, GRAD)
+    operands, kept = (roles.lhs, roles.rhs), (saved.lhs, saved.rhs)
+    is_one = roles.grads[0] == roles.grads[1]
 
-    def grad(side: int, operand: Operand) -> Array:
-        other = drawn(operands[1 - side], factor_of(side))
-        factors = (operands[0], other) if side == 0 else (other, operands[1])
-        own = cotangent_of(op, side, factors, drawn(g, grad_of(side)))
-        return cast_to(cast_to(own, roles.accum), operand.grad).astype(key.dtypes[side])
+    def grad(side: int) -> Array:
+        fmt, number = roles.grads[side], grad_of(side)
+        own, other, x = operands[side], _as_saved(operands[1 - side]), kept[1 - side]
+        if is_scaled(fmt):
+            g = anew(cotangent, fmt, number)
+        else:
+            g = brought(cotangent, fmt, 0, GRAD if is_one else number)
+        if is_scaled(fmt) and is_scaled(other):
+            factor = anew(x, other, factor_of(side))
+        else:
+            factor = brought(x, other, 1 - side, 1 - side)
+        like: Any = jax.ShapeDtypeStruct(kept[side].shape, factor.array.dtype)
+        factors = (Tagged(like, None), factor) if side == 0 else (factor, Tagged(like, None))
+        out = cotangent_of(op, side, factors, g)
+        return cast_to(cast_to(out, roles.accum), own.grad).astype(key.dtypes[side])
 
-    return grad(0, roles.lhs), grad(1, roles.rhs), None, None
+    return grad(0), grad(1), None, None
 
 
 def _as_saved(operand: Operand) -> Format:

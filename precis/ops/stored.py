@@ -177,10 +177,11 @@ def _backward(
     own = _operand(op, kernel.weight, key)
     g = _scaled(op, cotangent.astype(_F32), own, key)
     codes = own.codes if isinstance(own, Coded) else own
-    if is_scaled(roles.grad):
-        tagged = Tagged(g, roles.grad, key_of(noise, roles.grad, g, GRAD))
-    else:
-        tagged = Tagged(bring_for(op, g, roles.grad, 0, key_of(noise, roles.grad, g, GRAD)), None)
+    fmt = roles.grad_for_input
+    drawn = key_of(noise, fmt, g, GRAD)
+    tagged = (
+        Tagged(g, fmt, drawn) if is_scaled(fmt) else Tagged(bring_for(op, g, fmt, 0, drawn), None)
+    )
     like: Any = jax.ShapeDtypeStruct(key.like.shape, _F32)
     pair = key.ordered(Tagged(codes, None), Tagged(like, None))
     dx = cotangent_of(op, 1 - key.side, pair, tagged)

@@ -4,13 +4,13 @@
     pattern = a path, in which "*" and "?" stop at "/" and "**" does not; without ":" and ";"
     policy  = preset | format | pair { "," pair }
     pair    = key "=" format
-    key     = "p" | "c" | "k" | "x" | "o" | "a" | "g" | "w" | "s" | "r" | "m" | "v"
+    key     = "p" | "c" | "k" | "x" | "o" | "a" | "g" | "gx" | "gw" | "w" | "s" | "r" | "m" | "v"
             | "params" | "compute" | "output" | … (the roles' long names)
 
-The text means in jmp what it means here, as far as jmp has it. `format` is `formats.parse`'s; c, k
-and g, operands of matrix ops, may be scaled or rounded by chance (`int8(stochastic)`), and an
-integer there has a scale per channel. What follows `;` are rules by path, `read_policy`'s to read;
-a format alone sets c there, and nothing is read as a preset.
+The text means in jmp what it means here, as far as jmp has it. `format` is `formats.parse`'s; c, k,
+g, gx and gw, operands of matrix ops, may be scaled or rounded by chance (`int8(stochastic)`), and
+an integer there has a scale per channel. What follows `;` are rules by path, `read_policy`'s to
+read; a format alone sets c there, and nothing is read as a preset.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from precis.policy.policy import KEYS, Policy, default_of, plain
 from precis.policy.presets import PRESETS
 from precis.types import did_you_mean
 
-_OPERANDS = ("c", "k", "g")
+_OPERANDS = ("c", "k", "g", "gx", "gw")
 _KEPT = ("m", "v", "r")
 _COMMA = re.compile(r",(?![^()]*\))")  # but none inside parentheses
 _LONG = {"params": "p"} | {name: key for key, name in KEYS.items()}

@@ -31,6 +31,9 @@ class Policy:
         output: Float outputs of rank ≥ 1.
         accum: What a matrix op hands over before it is rounded to `activation`.
         grad: Cotangents as operands of backward matrix ops; likewise.
+        grad_for_input: Those in the product that gives an input's gradient (dgrad), and in all
+            products of two activations; likewise.
+        grad_for_weight: Those in the product that gives a weight's gradient (wgrad); likewise.
         weight_grad: Gradients of parameters.
         sensitive: Islands: softmax, norms, exp, log, long sums, losses; rank-0 outputs.
         reduce: Gradients on the wire between devices: a dtype, or blocks of at most 8 bits.
@@ -45,6 +48,8 @@ class Policy:
     output: FloatFormat
     accum: FloatFormat
     grad: Format
+    grad_for_input: Format
+    grad_for_weight: Format
     weight_grad: FloatFormat
     sensitive: FloatFormat
     reduce: FloatFormat | ScaledFormat
@@ -72,21 +77,23 @@ class Policy:
     def is_emulated(self) -> bool:
         """Whether some role's format is no dtype of XLA and rides on a wider carrier.
 
-        What is only kept or sent, m, v and r, takes the bits that it says.
+        What is only kept or sent, m, v and r, takes the bits that it says; g is what gx and gw
+        follow, and computes nothing by itself.
         """
-        computed = (field.name for field in fields(self) if field.name not in _KEPT)
+        computed = (field.name for field in fields(self) if field.name not in (*_KEPT, "grad"))
         return not all(is_native(getattr(self, name)) for name in computed)
 
     @property
     def is_stochastic(self) -> bool:
         """Whether some role is rounded by chance, so that its computation takes a random key."""
-        return any(map(is_stochastic, (self.compute, self.kernel, self.grad)))
+        formats = (self.compute, self.kernel, self.grad_for_input, self.grad_for_weight)
+        return any(map(is_stochastic, formats))
 
     @property
     def needs_loss_scaling(self) -> bool:
-        """Whether gradients can underflow: c, x, g or w is unscaled and has ≤ 5 exponent bits."""
-        formats = (self.compute, self.activation, self.grad, self.weight_grad)
-        grids = map(plain, formats)
+        """Whether gradients can underflow: c, x, gx, gw or w is unscaled, ≤ 5 exponent bits."""
+        cotangents = (self.grad_for_input, self.grad_for_weight, self.weight_grad)
+        grids = map(plain, (self.compute, self.activation, *cotangents))
         return any(isinstance(grid, FloatFormat) and grid.exponent_bits <= 5 for grid in grids)
 
 
@@ -112,6 +119,8 @@ KEYS = {
     "c": "compute",
     "k": "kernel",
     "g": "grad",
+    "gx": "grad_for_input",
+    "gw": "grad_for_weight",
     "a": "accum",
     "w": "weight_grad",
     "s": "sensitive",
@@ -133,6 +142,8 @@ class _Known(Protocol):
     def compute(self) -> Format: ...
     @property
     def activation(self) -> FloatFormat: ...
+    @property
+    def grad(self) -> Format: ...
 
 
 def is_native(fmt: Format) -> bool:
@@ -168,6 +179,8 @@ def default_of(name: str, known: _Known) -> tuple[Format, str]:
             return known.param, "as p"
         case "kernel" | "grad":
             return known.compute, "as c"
+        case "grad_for_input" | "grad_for_weight":
+            return known.grad, "as g"
         case "activation":
             compute = plain(known.compute)
             if isinstance(compute, FloatFormat) and compute.bits >= 16:

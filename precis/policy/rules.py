@@ -13,7 +13,7 @@ from precis.policy.presets import PRESETS
 from precis.types import matches
 
 # What a rule may set: formats of one parameter, or of the matrix ops that it flows into.
-_LOCAL = ("p", "c", "k", "g", "a", "w")
+_LOCAL = ("p", "c", "k", "g", "gx", "gw", "a", "w")
 _GLOBAL = {
     "o": "outputs leave the whole function",
     "r": "gradients travel together",
@@ -111,7 +111,7 @@ def policy_rules(
     Args:
         base: A policy or its text; rules that it has already come first.
         rules: Pairs of a path pattern and the roles that it sets: `c=f32,k=bf16`, or one format,
-            which then sets c alone. A rule may set p, c, k, g, a and w.
+            which then sets c alone. A rule may set p, c, k, g, gx, gw, a and w.
 
     Raises:
         ValueError: Bad text, a role that is the same at all paths, or formats that cannot work

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def _trial(folder: Path, entry: Mapping[str, Any]) -> Trial:
         step=status.get("step") or 0,
         error=status.get("error"),
         fingerprint=status.get("fingerprint"),
-        roles=tuple(Role(*map(role.get, Role._fields)) for role in policy.get("roles", ())),
+        roles=tuple(_told(policy.get("roles", ()))),
         rules=tuple(
             Role(f"{rule['pattern']}: {rule['key']}", rule["role"], rule["format"], "rule")
             for rule in policy.get("rules", ())
@@ -100,6 +100,12 @@ def _trial(folder: Path, entry: Mapping[str, Any]) -> Trial:
         summary=_numbers(_object(here / "summary.json")),
         traceback=_text(here / "traceback.txt"),
     )
+
+
+def _told(roles: Iterable[Any]) -> Iterator[Role]:
+    """The roles that say something: what only follows g is not one more."""
+    found = (Role(*map(role.get, Role._fields)) for role in roles)
+    return (role for role in found if role.reason != "as g")
 
 
 def _metrics(path: Path) -> tuple[tuple[TrainRow, ...], tuple[EvalRow, ...]]:

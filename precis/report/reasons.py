@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,11 @@ _NARROW_EXPONENT = 5
 # Below bfloat16's seven bits, rounding alone is a cause; from there up it is only mentioned if
 # nothing else explains the gap.
 _FEW_MANTISSA_BITS = 6
+# Roles of what matrix ops see; of what gradients can fall out of; and others as well, the likeliest
+# cause first.
+_SEEN = ("c", "k", "x", "g", "gx", "gw")
+_CUTTING = ("c", "x", "g", "gx", "gw", "p")
+_ORDER = ("c", "x", "g", "gx", "gw", "k", "p", "a", "o", "w")
 # A gap of which four fifths are on one side is said to be from that side.
 MOSTLY = 0.8
 
@@ -122,7 +127,7 @@ def _zero_gradients(row: Row, base: Row) -> str:
         return ""
     text = f"{percent(arm)} of all gradient entries are exactly zero (baseline: {percent(plain)})"
     fmts = formats(row.trials)
-    narrow = _narrow({key: fmt for key, fmt in fmts.items() if key[-1] in "gxcp"})
+    narrow = _narrow({key: fmt for key, fmt in fmts.items() if _role(key) in _CUTTING})
     if narrow is None:
         return f"{text}."
     key, fmt = narrow
@@ -138,7 +143,7 @@ def _lost_updates(row: Row, base: Row) -> str:
         f"{percent(arm)} of all updates that are not zero leave their parameter as it was "
         f"(baseline: {percent(plain)})"
     )
-    stored = {key: fmt for key, fmt in formats(row.trials).items() if key[-1] == "p"}
+    stored = {key: fmt for key, fmt in formats(row.trials).items() if _role(key) == "p"}
     if not stored:
         return f"{text}."
     key, fmt = max(stored.items(), key=lambda item: item[1].eps)
@@ -182,14 +187,16 @@ def few_bits(row: Row, base: Row, *, explained: bool) -> str:
         explained: Whether something else is a cause, beside which a fine format is none.
     """
     own, plain = grains(row.trials), grains(base.trials)
-    seen = [key for key in own if key[-1] in "ckxg" and key[-1] in plain]
+    # A role that the baseline does not name follows g there.
+    theirs_of = {key: plain.get(_role(key), plain.get("g")) for key in own}
+    seen = [key for key in own if _role(key) in _SEEN and theirs_of[key] is not None]
     if not seen:
         return ""
     # Of equals the first: c, which the others follow.
-    seen.sort(key=lambda k: (len(k) > 1, "ckxg".find(k[-1])))
+    seen.sort(key=lambda k: (" " in k, _SEEN.index(_role(k))))
     key = max(seen, key=lambda k: own[k].error)
-    grain, theirs = own[key], plain[key[-1]]
-    if grain.error <= theirs.error:
+    grain, theirs = own[key], theirs_of[key]
+    if theirs is None or grain.error <= theirs.error:
         return ""
     if explained and grain.error < 2.0**-_FEW_MANTISSA_BITS / 2:
         return ""
@@ -214,11 +221,20 @@ def _skipped(row: Row) -> str:
 
 def _narrow(fmts: dict[str, FloatFormat]) -> tuple[str, FloatFormat] | None:
     """The first of the formats that matrix ops see whose range is half precision's or less."""
-    order: Callable[[str], int] = lambda key: "cxgkpaow".find(key[-1])  # noqa: E731
-    for key in sorted((k for k in fmts if order(k) >= 0), key=order):
+    known = [key for key in fmts if _role(key) in _ORDER]
+    for key in sorted(known, key=lambda key: _ORDER.index(_role(key))):
         if fmts[key].exponent_bits <= _NARROW_EXPONENT:
             return key, fmts[key]
     return None
+
+
+def _role(key: str) -> str:
+    """The role's letters, of a rule's key as well.
+
+    >>> _role("head/**: gx")
+    'gx'
+    """
+    return key.rpartition(" ")[2]
 
 
 def _median(trials: Iterable[Trial], name: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from precis.policy import KEYS
 from precis.report.facts import recipe_text
 from precis.report.records import Role, Store
 
@@ -42,7 +43,8 @@ def role_table(store: Store) -> RoleTable:
     """Which format each arm gives to each role, from the first of its trials that resolved it."""
     resolved = {arm.name: _resolved(store, arm.name) for arm in store.arms}
     base = {role.key: role.format for role in resolved.get(store.baseline, ())}
-    first = next((roles for roles in resolved.values() if roles), ())
+    first = {role.key: role for roles in resolved.values() for role in roles}
+    first = [first[key] for key in KEYS if key in first]
     lines = []
     for arm in store.arms:
         own = {role.key: role.format for role in resolved[arm.name]}

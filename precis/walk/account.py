@@ -61,9 +61,18 @@ class AuditedSite(NamedTuple):
     @property
     def backward(self) -> tuple[str, ...]:
         """The products that its derivatives ask for, as text: of the one operand, of the other."""
-        grad, operands = self.roles.grad, (self.roles.rhs, self.roles.lhs)
-        asked = (backward_dtypes(grad, operand.format) for operand in operands)
+        others = (self.roles.rhs, self.roles.lhs)
+        pairs = zip(self.roles.grads, others, strict=True)
+        asked = (backward_dtypes(grad, other.format) for grad, other in pairs)
         return tuple(dict.fromkeys(product_text(*map(str, dtypes)) for dtypes in asked))
+
+    @property
+    def grads(self) -> str:
+        """What the output's cotangent is rounded to: `bf16`, or `gx=int8, gw=bf16`."""
+        roles = self.roles
+        if len(set(roles.grads)) == 1:
+            return str(roles.grads[0])
+        return f"gx={roles.grad_for_input}, gw={roles.grad_for_weight}"
 
     @property
     def product(self) -> str:

@@ -45,7 +45,7 @@ def _site(found: Audit, audited: AuditedSite) -> dict[str, Any]:
         "precision": audited.precision,
         "accum": str(roles.accum),
         "out": str(roles.out),
-        "grad": str(roles.grad),
+        "grad": audited.grads,
         "trips": audited.trips,
         "flops": audited.flops,
         "bytes": audited.nbytes,

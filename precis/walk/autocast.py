@@ -31,6 +31,9 @@ from precis.walk.plan import plan
 from precis.walk.program import Program
 from precis.walk.unmatched import check_matches
 
+# Roles that forward_mode has no use for.
+_BACKWARD = ("g", "gx", "gw", "w")
+
 
 def autocast(
     fn: Callable[..., Any],
@@ -170,4 +173,4 @@ def trace(
 def _backward_roles(policies: PolicyRules) -> str:
     given = [(role.key, role.format) for role in policies.roles() if role.reason == "given"]
     given += [pair for rule in policies.rules for pair in rule.formats]
-    return ", ".join(f"{key}={fmt}" for key, fmt in given if key in ("g", "w"))
+    return ", ".join(f"{key}={fmt}" for key, fmt in given if key in _BACKWARD)

@@ -61,7 +61,7 @@ def _neutral(
     site = _site(rules, eqn, joined.paths, is_named=bool(joined.paths))
     if declared != rules.policies.at(site.path).kernel:
         site = site._replace(pinned=str(declared))
-    roles = Roles(operand, operand, declared, declared, declared)
+    roles = Roles(operand, operand, declared, declared, declared, declared)
     return Multiply(roles, site), [joined._replace(format=declared)]
 
 
@@ -97,7 +97,8 @@ def _roles(kernels: list[bool], policy: Policy) -> Roles:
         return Operand(policy.compute, policy.activation, is_weight=False)
 
     lhs, rhs = (operand(is_kernel) for is_kernel in kernels)
-    return Roles(lhs, rhs, policy.accum, policy.activation, policy.grad)
+    grads = policy.grad_for_input, policy.grad_for_weight
+    return Roles(lhs, rhs, policy.accum, policy.activation, *grads)
 
 
 def _pinned_roles(eqn: Any, kernels: list[bool], declared: FloatFormat) -> Roles:
@@ -109,7 +110,7 @@ def _pinned_roles(eqn: Any, kernels: list[bool], declared: FloatFormat) -> Roles
 
     lhs, rhs = (operand(a, k) for a, k in zip(eqn.invars[:2], kernels, strict=True))
     wide = format_of(wide_dtype(eqn.outvars[0].aval.dtype)) or FLOAT32
-    return Roles(lhs, rhs, wide, declared, declared)
+    return Roles(lhs, rhs, wide, declared, declared, declared)
 
 
 def _stored_roles(eqn: Any, values: list[Value], side: int, roles: Roles, policy: Policy) -> Roles:

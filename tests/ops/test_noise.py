@@ -19,13 +19,14 @@ EYE = jnp.eye(16)
 F32 = parse("f32")
 
 
-def roles_of(lhs="f32", rhs="f32", grad="f32", *, is_weight=True):
+def roles_of(lhs="f32", rhs="f32", grad="f32", grad_for_weight=None, *, is_weight=True):
     return Roles(
         Operand(parse(lhs), F32, is_weight=False),
         Operand(parse(rhs), F32, is_weight=is_weight),
         F32,
         F32,
         parse(grad),
+        parse(grad_for_weight or grad),
     )
 
 
@@ -113,6 +114,21 @@ def test_a_cotangent_is_drawn_once_unless_it_is_scaled_for_each_product():
     y = pulled(g, EYE, EYE, KEY, roles_of(whole))[0]
     # Operands that are brought onto their grids anew are drawn anew.
     assert all(0.2 < (a != b).mean() < 0.6 for a, b in [(dx.T, dw.T), (dw.T, y), (dx.T, y)])
+
+
+def test_two_formats_of_one_cotangent_are_drawn_independently():
+    # 17/16 lies between 1 and 5/4, and between 1 and 9/8: with one draw for both, dw would be at
+    # the upper neighbor wherever dx is.
+    g = jnp.full((64, 64), 1.0625)
+    roles = roles_of(grad="e4m2(stochastic)", grad_for_weight="e4m3(stochastic)")
+    eye = jnp.eye(64)
+    _, dx, dw = pulled(eye, eye, g, KEY, roles)
+    up_x, up_w = np.asarray(dx == 1.25), np.asarray(dw == 1.125)
+    assert ((dx == 1) | up_x).all()
+    assert ((dw == 1) | up_w).all()
+    # Means 1/4, 1/2 and, if independent, 1/8 for both, of 4096 draws: 1/4 with one draw for both.
+    means = [up.mean() for up in (up_x, up_w, up_x & up_w)]
+    np.testing.assert_allclose(means, (0.25, 0.5, 0.125), rtol=0, atol=reach(np.ones(4096)) / 4096)
 
 
 def test_a_convolution_and_a_block_format_draw_as_well():

@@ -59,7 +59,7 @@ def test_bf16_runs_on_bf16_and_its_emulated_twin_likewise():
     x, w = normal((64, 96), (96, 48))
     for fmt in ("bf16", "e8m7", "e4m3"):
         lhs, rhs = (Operand(parse(fmt), parse("f32"), is_weight=i == 1) for i in (0, 1))
-        roles = Roles(lhs, rhs, parse("f32"), parse("f32"), parse(fmt))
+        roles = Roles(lhs, rhs, parse("f32"), parse("f32"), parse(fmt), parse(fmt))
         run = jax.jit(lambda x, w, r=roles: matrix_op(op_of(lax.dot, x, w), x, w, roles=r))
         assert dots_in(run.lower(x, w).compile().as_text()) == [("f32", "bf16", "bf16")]
 
@@ -131,7 +131,7 @@ def test_tf32_is_asked_for_where_a_gpu_may_have_it(fmt, asks):
     x, w = normal((64, 96), (96, 48))
     op, own = op_of(lax.dot, x, w), parse(fmt)
     lhs, rhs = (Operand(own, parse("f32"), is_weight=i == 1) for i in (0, 1))
-    roles = Roles(lhs, rhs, parse("f32"), parse("f32"), own)
+    roles = Roles(lhs, rhs, parse("f32"), parse("f32"), own, own)
     run = jax.value_and_grad(lambda x, w: matrix_op(op, x, w, roles=roles).sum(), (0, 1))
     traced = jax.jit(run).trace(x, w)
     on = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "tpu")}

@@ -4,6 +4,8 @@ What an op sums over decides which values share a scale, forward and backward; s
 three products has its own quantized operands.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -52,9 +54,9 @@ def op_of(fn, *args):
     return MatrixOp(eqn.primitive, dict(eqn.params))
 
 
-def roles_of(operand, grad):
+def roles_of(operand, grad, grad_w=None):
     lhs, rhs = (Operand(parse(operand), F32, is_weight=side == 1) for side in (0, 1))
-    return Roles(lhs, rhs, F32, F32, parse(grad))
+    return Roles(lhs, rhs, F32, F32, parse(grad), parse(grad_w or grad))
 
 
 def normal(*shapes):
@@ -90,6 +92,30 @@ def test_with_unscaled_cotangents_the_gradient_is_that_of_the_rounded_product(na
     low = g.astype(ml_dtypes.bfloat16).astype(np.float64)
     close(dx, low @ at(w, (0,)).T, 33)
     close(dw, at(x, (1,)).T @ low, 40)
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("name", ["int8", "mxfp8_e4m3"])
+def test_each_backward_product_goes_by_its_own_cotangent(name):
+    x, w, g = normal((40, 48), (48, 33), (40, 33))
+    at, low = BY_HAND[name], g.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def pulled(roles, x, w):
+        run = lambda x, w: matrix_op(op_of(lax.dot, x, w), x, w, roles=roles)  # noqa: E731
+        return jax.vjp(run, x, w)[1](g)
+
+    dx, dw = pulled(roles_of(name, name, "bf16"), x, w)
+    close(dx, at(g, (1,)) @ at(w, (1,)).T, 33)
+    close(dw, at(x, (1,)).T @ low, 40)
+    dx, dw = pulled(roles_of(name, "bf16", name), x, w)
+    close(dx, low @ at(w, (0,)).T, 33)
+    close(dw, at(x, (0,)).T @ at(g, (0,)), 40)
+    # Without a weight both are inputs' gradients, and gw has no say.
+    both = Operand(parse(name), F32, is_weight=False)
+    dx, dw = pulled(Roles(both, both, F32, F32, parse(name), parse("bf16")), x, w)
+    close(dx, at(g, (1,)) @ at(w, (1,)).T, 33)
+    close(dw, at(x, (0,)).T @ at(g, (0,)), 40)
 
 
 @pytest.mark.world

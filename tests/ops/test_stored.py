@@ -30,6 +30,7 @@ def roles(op, weight, compute, *, grad="f32", out="f32"):
         F32,
         parse(out),
         parse(grad),
+        parse(grad),
     )
 
 

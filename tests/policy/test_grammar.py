@@ -45,6 +45,14 @@ EXPANDED = {
 }
 
 
+def test_cotangents_of_one_product_alone_are_in_the_text_where_they_differ():
+    text = "p=f32,c=int8,g=int8,gw=bf16,x=bf16,o=f32"
+    assert str(get_policy(text)) == str(get_policy(f"{text},gx=int8"))
+    assert str(get_policy("c=int8,gx=int8,gw=int8")) == str(get_policy("c=int8"))
+    assert "gw=bf16" in str(get_policy(text))
+    assert "gx" not in str(get_policy(text))
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_their_text(name):
     policy = get_policy(EXPANDED[name])
@@ -101,6 +109,10 @@ def test_options_with_commas_come_back(text):
         ("c=e8m7", "x", "e8m7", "as c"),
         ("c=bf16,x=f32", "o", "f32", "as x"),
         ("c=f16", "g", "f16", "as c"),
+        ("c=int8,g=bf16", "gx", "bf16", "as g"),
+        ("c=int8", "gw", "int8", "as g"),
+        ("c=int8,gw=bf16", "gx", "int8", "as g"),
+        ("c=int8,gw=bf16", "grad_for_weight", "bf16", "given"),
         ("p=bf16", "w", "bf16", "as p"),
         ("c=bf16", "w", "f32", "as p"),
         ("c=bf16", "s", "f32", "the widest of f32, p and c"),
@@ -111,7 +123,7 @@ def test_options_with_commas_come_back(text):
     ],
 )
 def test_defaults(text, key, format, reason):
-    role = next(role for role in get_policy(text).roles() if role.key == key)
+    role = next(role for role in get_policy(text).roles() if key in (role.key, role.name))
     assert (role.format, role.reason) == (format, reason)
 
 
@@ -142,6 +154,9 @@ def test_means_what_it_means_in_jmp(text):
         *[("mixed_f16", True), ("c=bf16,g=e5m2", True), ("c=e5m3", True), ("mixed_bf16", False)],
         # What is scaled has the range that it needs.
         *[("fp8_hybrid", False), ("mxfp8", False), ("c=f16(overflow=saturate)", True)],
+        *[("c=bf16,gx=e5m2", True), ("c=bf16,gw=f16", True)],
+        # What both of its products have otherwise is used by neither.
+        *[("c=bf16,g=f16,gx=bf16,gw=bf16", False), ("c=bf16,g=f16,gx=bf16", True)],
     ],
 )
 def test_loss_scaling_follows_the_exponent_bits_and_not_the_name(text, scales):
@@ -153,6 +168,8 @@ def test_loss_scaling_follows_the_exponent_bits_and_not_the_name(text, scales):
     [
         ("int8", False),
         ("g=int8(stochastic)", True),
+        ("c=bf16,gw=int8(stochastic)", True),
+        ("g=int8(stochastic),gx=int8,gw=int8", False),
         ("c=bf16,k=e5m2(stochastic)", True),
         ("c=f16(toward_zero)", False),
         ("nvfp4(stochastic)", True),

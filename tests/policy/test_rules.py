@@ -56,6 +56,14 @@ def test_the_last_match_wins_role_by_role():
     assert found == ["**", "head/**", "head/bias"]
 
 
+def test_a_rule_sets_the_cotangent_of_one_product():
+    rules = read_policy("int8; head/**: gw=bf16; tail/**: g=f32")
+    head, tail = rules.at("head/w"), rules.at("tail/w")
+    assert (str(head.grad_for_input), str(head.grad_for_weight)) == ("int8", "bf16")
+    assert (str(tail.grad_for_input), str(tail.grad_for_weight)) == ("f32", "f32")
+    assert read_policy(str(rules)) == rules
+
+
 def test_what_is_the_same_everywhere_stays():
     rules = read_policy("mixed_bf16; head/**: c=f32")
     assert rules.at("head/w").activation == rules.base.activation == get_policy("bf16").compute

@@ -241,6 +241,8 @@ def test_forward_mode(rows):
 def test_forward_mode_refuses_formats_that_it_would_ignore():
     with pytest.raises(ValueError, match="forward_mode ignores g=e5m2"):
         autocast(mlp, "c=bf16,g=e5m2", forward_mode=True)
+    with pytest.raises(ValueError, match="forward_mode ignores gx=f32, gw=e5m2"):
+        autocast(mlp, "c=bf16,gx=f32; out/**: gw=e5m2", forward_mode=True)
 
 
 def test_integers_booleans_and_keys_pass_through():

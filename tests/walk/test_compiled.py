@@ -1,5 +1,7 @@
 """What compiled programs ran, against what was asked for, as JAX's own trace has it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -38,7 +40,7 @@ def asked(jaxpr, outer=""):
     "policy",
     ["f32", "mixed_bf16", "mixed_f16", "tf32", "int8", "int8_forward", "fp8_hybrid", "mxfp8",
      "nvfp4", "c=int4,x=bf16", "c=bf16,k=int8", "c=f16,k=bf16", "c=e4m3fn,g=int8", "c=f32,k=bf16",
-     "c=int8,g=e5m2@tensor", "c=bf16,g=e5m2",
+     "c=int8,g=e5m2@tensor", "c=bf16,g=e5m2", "c=int8,gx=int8,gw=bf16", "c=int8,gx=bf16,gw=int8",
      "c=tf32,k=bf16,x=f32", "c=tf32,g=f32,x=f32"],
 )  # fmt: skip
 def test_what_is_claimed_is_what_is_asked_of_the_backend(policy):
@@ -53,6 +55,20 @@ def test_what_is_claimed_is_what_is_asked_of_the_backend(policy):
 def ran(fn, params, x, policy="mixed_bf16"):
     report = audit(fn, params, x, policy=policy, compiled=True)
     return report.ran, {(f.kind, f.where, f.what) for f in report.findings}
+
+
+@pytest.mark.skipif(not HAS_FAST_PRODUCTS, reason="integer products since jax 0.10")
+@pytest.mark.parametrize(
+    ("switched", "dx"), [("gx=int8,gw=bf16", True), ("gx=bf16,gw=int8", False)]
+)
+def test_each_backward_product_runs_in_integers_by_its_own_switch(switched, dx):
+    pull = jax.grad(autocast(lambda w, x: jnp.sum(x @ w), f"c=int8,{switched}"), (0, 1))
+    # Sides of their own: dx is [32, 64], dw [64, 48], and the forward product [32, 48].
+    hlo = jax.jit(pull).lower(jnp.ones((64, 48)), X).compile().as_text()
+    dots = re.findall(r"= (\w+)\[(\d+,\d+)\]\S* dot\(", hlo)
+    ran = {shape: dtype for dtype, shape in dots}
+    assert ran["32,64"] == ("s32" if dx else "f32")
+    assert ran["64,48"] == ("f32" if dx else "s32")
 
 
 @pytest.mark.world

@@ -58,9 +58,10 @@ def decision(action) -> str:
             return f"to {out}"
         case Multiply(roles, site):
             lhs, rhs = roles.lhs, roles.rhs
+            grads = "·".join(dict.fromkeys(map(str, roles.grads)))
             return (
                 f"{site.path} {lhs.format}·{rhs.format}, a={roles.accum}, out={roles.out}, "
-                f"g={roles.grad}, grads {lhs.grad} {rhs.grad}"
+                f"g={grads}, grads {lhs.grad} {rhs.grad}"
             )
         case Opaque():
             return "as it is"

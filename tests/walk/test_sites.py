@@ -80,7 +80,7 @@ def test_scanned_layers_have_one_path():
     params = {"blocks": {"w": jnp.stack([W, W])}}
     (site,) = audit(fn, params, X, policy="mixed_bf16; blocks/*: c=e4m3fn,g=f32").sites
     assert (site.site.path, site.site.rule, site.trips) == ("blocks/w", "blocks/*", 2)
-    assert [str(site.roles.rhs.format), str(site.roles.grad)] == ["e4m3fn", "f32"]
+    assert [str(site.roles.rhs.format), site.grads] == ["e4m3fn", "f32"]
 
 
 def test_tied_embeddings_carry_both_uses():
