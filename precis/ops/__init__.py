@@ -1,5 +1,6 @@
 """Matrix ops with a format for every role."""
 
+from precis.ops.backward import CODES
 from precis.ops.matrix import matrix_op
 from precis.ops.operand import carrier_of
 from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, backward_dtypes, product_dtypes
@@ -7,6 +8,7 @@ from precis.ops.roles import Operand, Roles
 from precis.ops.stored import multiplied_as
 
 __all__ = [
+    "CODES",
     "MATRIX_OPS",
     "Dtypes",
     "MatrixOp",

@@ -25,12 +25,13 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex_core
 
-from precis.formats import Format, Rounded, cast_to, is_stochastic
-from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_of
-from precis.ops.noise import GRAD, factor_of, grad_of, key_of
-from precis.ops.operand import is_scaled
+from precis.formats import cast_to
+from precis.ops.backward import backward_product, kept_of
+from precis.ops.cotangents import bring_coded_for, bring_for
+from precis.ops.noise import key_of
+from precis.ops.operand import Coded
 from precis.ops.product import MatrixOp, product
-from precis.ops.roles import Operand, Roles
+from precis.ops.roles import Roles
 from precis.ops.stored import stored_op
 from precis.quant import Kernel, QTensor, Stored
 
@@ -115,48 +116,25 @@ def _forward(
     op, formats = key.op(sizes), (key.roles.lhs.format, key.roles.rhs.format)
     sides = enumerate(zip((lhs, rhs), formats, strict=True))
     low = [bring_coded_for(op, x, fmt, i, key_of(noise, fmt, x, i)) for i, (x, fmt) in sides]
-    keeps = [o.is_weight or is_scaled(o.format) for o in (key.roles.lhs, key.roles.rhs)]
-    left, right = (x if keep else y for x, y, keep in zip((lhs, rhs), low, keeps, strict=True))
-    return key.handed_over(product(op, *low)), _Saved(left, right, sizes, noise)
+    out = product(op, *low)
+    operands, grads = (key.roles.lhs, key.roles.rhs), key.roles.grads
+    # Each operand is a factor of the other's cotangent.
+    sides = zip((lhs, rhs), low, operands, grads[::-1], strict=True)
+    left, right = (kept_of(*side) for side in sides)
+    return key.handed_over(out), _Saved(left, right, sizes, noise)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(key: _Key, saved: _Saved, cotangent: Array) -> tuple[Array, Array, None, None]:
-    op, roles, noise = key.op(saved.sizes), key.roles, saved.noise
-
-    def brought(x: Array, fmt: Format, side: int, number: int) -> Tagged:
-        return Tagged(bring_for(op, x, fmt, side, key_of(noise, fmt, x, number)), None)
-
-    def anew(x: Array, fmt: Format, number: int) -> Tagged:
-        return Tagged(x, fmt, key_of(noise, fmt, x, number))
-
-    operands, kept = (roles.lhs, roles.rhs), (saved.lhs, saved.rhs)
-    is_one = roles.grads[0] == roles.grads[1]
+    op, kept = key.op(saved.sizes), (saved.lhs, saved.rhs)
 
     def grad(side: int) -> Array:
-        fmt, number = roles.grads[side], grad_of(side)
-        own, other, x = operands[side], _as_saved(operands[1 - side]), kept[1 - side]
-        if is_scaled(fmt):
-            g = anew(cotangent, fmt, number)
-        else:
-            g = brought(cotangent, fmt, 0, GRAD if is_one else number)
-        if is_scaled(fmt) and is_scaled(other):
-            factor = anew(x, other, factor_of(side))
-        else:
-            factor = brought(x, other, 1 - side, 1 - side)
-        like: Any = jax.ShapeDtypeStruct(kept[side].shape, factor.array.dtype)
-        factors = (Tagged(like, None), factor) if side == 0 else (factor, Tagged(like, None))
-        out = cotangent_of(op, side, factors, g)
-        return cast_to(cast_to(out, roles.accum), own.grad).astype(key.dtypes[side])
+        shape = kept[side].codes.shape if isinstance(kept[side], Coded) else kept[side].shape
+        how: Any = {"shape": shape, "noise": saved.noise}
+        out = backward_product(op, side, key.roles, kept[1 - side], cotangent, **how)
+        return out.astype(key.dtypes[side])
 
     return grad(0), grad(1), None, None
-
-
-def _as_saved(operand: Operand) -> Format:
-    """The operand's format; but what was saved on its grid stays as it is, and draws no bits."""
-    fmt = operand.format
-    is_low = not operand.is_weight and isinstance(fmt, Rounded) and not is_scaled(fmt)
-    return fmt.grid if is_low and is_stochastic(fmt) else fmt
 
 
 _product.defvjp(_forward, _backward)

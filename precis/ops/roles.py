@@ -15,7 +15,8 @@ class Operand(NamedTuple):
         format: What it is cast to before the product.
         grad: What its cotangent is rounded to; it is returned in the operand's own dtype.
         is_weight: Whether the backward pass keeps it as stored and casts it once more.
-        stored: What it is stored in, if that is codes and scales; it has no cotangent then.
+        stored: What it is stored in, if that is codes and scales; it has a cotangent then only
+            if the weight has a tangent.
     """
 
     format: Format

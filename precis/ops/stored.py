@@ -14,13 +14,16 @@ rows of a 16-bit operand are written in two int8 digits and multiplied as intege
 or of f32, meet the codes widened a part at a time.
 
 A weight in blocks, of a codebook or with a zero point is dequantized for the product, and let go
-after it. Either way the backward pass keeps the weight as it is stored, and nothing else. It has
-no gradient; the other operand's goes straight through all rounding: (g · scales) @ codesᵀ.
+after it. Either way the backward pass keeps the weight as it is stored. The other operand's
+gradient goes straight through all rounding: (g · scales) @ codesᵀ. So does the weight's own, if it
+has a tangent to be differentiated by: xᵀ @ g, as if the weight were a float. Without one there is
+none, and nothing of x is kept.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +33,7 @@ from jax import Array, lax
 from jax.extend import core as jex_core
 
 from precis.formats import FLOAT32, FloatFormat, Format, IntFormat, cast_to
+from precis.ops.backward import backward_product, kept_of
 from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_of
 from precis.ops.cpu import HAS_FAST_PRODUCTS
 from precis.ops.digits import in_digits
@@ -91,8 +95,11 @@ def stored_op(
         roles=roles,
         like=jax.ShapeDtypeStruct(x.shape, x.dtype),
     )
-    run = _linear_once if forward_mode else _product_once
-    return run(x, weight, op.group_sizes, noise, key)
+    if forward_mode:
+        return _linear_once(x, weight, op.group_sizes, noise, key)
+    # Apart from the weight, whose other arrays have no cotangents.
+    frozen = weight if kernel.tangent is None else replace(kernel, tangent=None)
+    return _product_once(x, frozen, kernel.tangent, op.group_sizes, noise, key)
 
 
 class _Key(NamedTuple):
@@ -115,9 +122,23 @@ class _Key(NamedTuple):
         return (weight, other) if self.side == 0 else (other, weight)
 
 
+class _Saved(NamedTuple):
+    """What the backward pass needs: the weight as stored; of x, what its own gradient takes."""
+
+    x: Array | Coded | None
+    weight: Stored
+    sizes: Array | None
+    noise: Array | None
+
+
 def _forward(
-    x: Array, weight: Stored, sizes: Array | None, noise: Array | None, key: _Key
-) -> tuple[Array, tuple[Any, ...]]:
+    x: Array,
+    weight: Stored,
+    tangent: Array | None,
+    sizes: Array | None,
+    noise: Array | None,
+    key: _Key,
+) -> tuple[Array, _Saved]:
     op, kernel, side = key.op(sizes), as_kernel(weight), 1 - key.side
     fmt = key.formats[1]
     wide = x
@@ -137,7 +158,10 @@ def _forward(
     if apart is not None:
         apart = _scaled(op, apart, own, key)
     out = out if apart is None else out + apart
-    return key.handed_over(out), (weight, sizes, noise)
+    operand = key.roles.rhs if key.side == 0 else key.roles.lhs
+    kept = kept_of(wide, brought, operand, key.roles.grad_for_weight)
+    kept = None if tangent is None else kept
+    return key.handed_over(out), _Saved(kept, weight, sizes, noise)
 
 
 def _multiplied(op: MatrixOp, x: Array | Coded, weight: Array | Coded, key: _Key) -> Array:
@@ -169,33 +193,44 @@ def _scaled(op: MatrixOp, out: Array, weight: Array | Coded, key: _Key) -> Array
     return scaled_result(op.primitive.name, op.params, out, weight.scales, key.side)
 
 
-def _backward(
-    key: _Key, saved: tuple[Any, ...], cotangent: Array
-) -> tuple[Array, None, None, None]:
-    weight, sizes, noise = saved
+def _backward(key: _Key, saved: _Saved, cotangent: Array) -> tuple[Array | None, ...]:
+    gradient = None
+    if saved.x is not None:
+        op, how = key.op(saved.sizes), {"shape": saved.weight.shape, "noise": saved.noise}
+        gradient = backward_product(op, key.side, key.roles, saved.x, cotangent, **how)
+        gradient = gradient.astype(_F32)
+    return _input_gradient(key, saved, cotangent), None, gradient, None, None
+
+
+def _input_gradient(key: _Key, saved: _Saved, cotangent: Array) -> Array:
+    weight, sizes, noise = saved.weight, saved.sizes, saved.noise
     op, kernel, roles = key.op(sizes), as_kernel(weight), key.roles
     own = _operand(op, kernel.weight, key)
     g = _scaled(op, cotangent.astype(_F32), own, key)
     codes = own.codes if isinstance(own, Coded) else own
     fmt = roles.grad_for_input
     drawn = key_of(noise, fmt, g, GRAD)
-    tagged = (
-        Tagged(g, fmt, drawn) if is_scaled(fmt) else Tagged(bring_for(op, g, fmt, 0, drawn), None)
-    )
+    is_later = is_scaled(fmt)
+    tagged = Tagged(g, fmt, drawn) if is_later else Tagged(bring_for(op, g, fmt, 0, drawn), None)
     like: Any = jax.ShapeDtypeStruct(key.like.shape, _F32)
     pair = key.ordered(Tagged(codes, None), Tagged(like, None))
     dx = cotangent_of(op, 1 - key.side, pair, tagged)
     if kernel.smoothing is not None:
         dx = dx / against(op, kernel.smoothing, dx.ndim, key.side)
     grad = (roles.rhs if key.side == 0 else roles.lhs).grad
-    return cast_to(cast_to(dx, roles.accum), grad).astype(key.like.dtype), None, None, None
+    return cast_to(cast_to(dx, roles.accum), grad).astype(key.like.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _product(
-    x: Array, weight: Stored, sizes: Array | None, noise: Array | None, key: _Key
+    x: Array,
+    weight: Stored,
+    tangent: Array | None,
+    sizes: Array | None,
+    noise: Array | None,
+    key: _Key,
 ) -> Array:
-    return _forward(x, weight, sizes, noise, key)[0]
+    return _forward(x, weight, tangent, sizes, noise, key)[0]
 
 
 _product.defvjp(_forward, functools.partial(jax.jit, static_argnums=0, inline=True)(_backward))
@@ -204,7 +239,7 @@ _product.defvjp(_forward, functools.partial(jax.jit, static_argnums=0, inline=Tr
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _linear(x: Array, weight: Stored, sizes: Array | None, noise: Array | None, key: _Key) -> Array:
     """Likewise, with a tangent for `jax.jvp`: straight through all rounding as well."""
-    return _forward(x, weight, sizes, noise, key)[0]
+    return _forward(x, weight, None, sizes, noise, key)[0]
 
 
 @_linear.defjvp
@@ -216,8 +251,8 @@ def _tangent(key: _Key, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> 
     return out, moved.astype(out.dtype)
 
 
-_once = functools.partial(jax.jit, static_argnums=4, inline=True)
-_product_once, _linear_once = _once(_product), _once(_linear)
+_product_once = jax.jit(_product, static_argnums=5, inline=True)
+_linear_once = jax.jit(_linear, static_argnums=4, inline=True)
 
 
 def _operand(op: MatrixOp, q: QTensor, key: _Key) -> Array | Coded:

@@ -32,7 +32,7 @@ from .rules import (
     rule_for,
 )
 from .shardings import shardings_like
-from .trees import dequantize, quantize, quantize_stream
+from .trees import dequantize, quantize, quantize_one, quantize_stream
 
 __all__ = [
     "KEPT",
@@ -63,6 +63,7 @@ __all__ = [
     "quant_rules",
     "quantize",
     "quantize_array",
+    "quantize_one",
     "quantize_pieces",
     "quantize_stream",
     "quantized_format",

@@ -23,15 +23,16 @@ OUTLIER_THRESHOLD = 6.0
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["weight", "input_amax", "smoothing"],
+    data_fields=["weight", "input_amax", "smoothing", "tangent"],
     meta_fields=["outliers", "threshold"],
 )
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """A weight in few bits with facts about its inputs; a pytree node, used like a `QTensor`.
 
-    It stands for `dequantize(weight) / smoothing`. Its arrays have all the weight's axes, with 1
-    where they do not vary, so that `scan`, `vmap` and the algebra of `QTensor` carry them along.
+    It stands for `dequantize(weight) / smoothing + tangent`. Its arrays have all the weight's axes,
+    with 1 where they do not vary, so that `scan`, `vmap` and the algebra of `QTensor` carry them
+    along.
 
     Attributes:
         weight: The codes and scales.
@@ -44,6 +45,10 @@ class Kernel:
         outliers: How many columns of inputs, at most, are multiplied in float: those with the
             largest magnitudes, if these are above `threshold` (LLM.int8()).
         threshold: From which magnitude on.
+        tangent: float32 zeros in the weight's shape, to differentiate by: the gradient with
+            respect to them is that with respect to the weight, straight through its rounding.
+            Nobody reads them, so that a compiled program has none. None is for a weight that
+            stays as it is.
     """
 
     weight: QTensor
@@ -51,6 +56,7 @@ class Kernel:
     smoothing: Array | None = None
     outliers: int = 0
     threshold: float = OUTLIER_THRESHOLD
+    tangent: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,7 +100,7 @@ class Kernel:
         """Rows by an integer array, as `QTensor.take`."""
         return self._each(operator.methodcaller("take", indices, axis))
 
-    def _each(self, fn: Callable[[QTensor], QTensor]) -> Kernel:
+    def _each(self, fn: Callable[[Any], Any]) -> Kernel:
         def along(x: Array | None) -> Array | None:
             # It has the axes of a zero point, and goes where one would go.
             return x if x is None else fn(replace(self.weight, zero_point=x)).zero_point
@@ -104,6 +110,7 @@ class Kernel:
             weight=fn(self.weight),
             input_amax=along(self.input_amax),
             smoothing=along(self.smoothing),
+            tangent=self.tangent if self.tangent is None else fn(self.tangent),
         )
 
     def __jax_array__(self) -> NoReturn:
@@ -136,7 +143,21 @@ def open_stored(x: Stored) -> Array:
     """[...] of `x.dtype`: the array that `x` stands for."""
     if isinstance(x, QTensor):
         return dequantize_array(x)
+    if x.tangent is not None:
+        return _straight_through(replace(x, tangent=None), x.tangent)
     if x.smoothing is None:
         return dequantize_array(x.weight)
     wide = dequantize_array(replace(x.weight, dtype=np.dtype(np.float32)))
     return cast_to(wide / x.smoothing, jnp.dtype(x.dtype).name)
+
+
+@jax.custom_vjp
+def _straight_through(x: Kernel, tangent: Array) -> Array:
+    """The array that `x` stands for; its cotangent is the tangent's."""
+    del tangent
+    return open_stored(x)
+
+
+_straight_through.defvjp(
+    lambda x, tangent: (open_stored(x), None), lambda _, g: (None, g.astype(np.float32))
+)

@@ -62,7 +62,7 @@ def quantize(
             leaves.append(leaf)
             continue
         ndims[path] = leaf.ndim
-        leaves.append(_by_rules(path, leaf, resolved, how, keep))
+        leaves.append(quantize_one(path, leaf, resolved, how, keep))
     is_quantized = any(is_stored(leaf) for leaf in leaves)
     check_rules(resolved, ndims, keep, is_quantized=is_quantized, stored=stored)
     return jax.tree.unflatten(structure, leaves)
@@ -100,7 +100,7 @@ def quantize_stream(
             stored += [path] if is_stored(leaf) else []
         else:
             ndims[path] = leaf.ndim
-            out = _by_rules(path, leaf, resolved, how, keep)
+            out = quantize_one(path, leaf, resolved, how, keep)
         # The float is freed when it has been read, not when the next one replaces it.
         del leaf
         is_quantized |= is_stored(out)
@@ -123,13 +123,19 @@ def dequantize(tree: PyTree) -> PyTree:
     )
 
 
-def _by_rules(
+def quantize_one(
     path: str,
     leaf: Array,
     rules: Sequence[QuantRule],
-    how: Calibration,
-    keep: Sequence[str],
+    how: Calibration | str = "absmax",
+    keep: Sequence[str] = KEPT,
 ) -> Array | QTensor:
+    """One parameter of a tree, as `quantize` would have it there.
+
+    Raises:
+        ValueError: As `quantize_array`, with the path.
+        TypeError: Likewise.
+    """
     rule = rule_for(rules, path, leaf.ndim, keep)
     if rule is None or rule.format is None:
         return leaf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -123,9 +124,14 @@ def carried_array(leaf: Any, value: Value) -> Any:
 
 def as_weight(leaf: Any, value: Value, policies: PolicyRules) -> Any:
     """A parameter, its gradient put onto weight_grad's grid where that is coarser than it."""
-    if value.kind is not Kind.WEIGHT or isinstance(leaf, jax.ShapeDtypeStruct) or is_stored(leaf):
+    if value.kind is not Kind.WEIGHT or isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     stored, weight_grad = value.stored, policies.at(value.paths[0]).weight_grad
+    if is_stored(leaf):
+        kernel = as_kernel(leaf)
+        if kernel.tangent is None or FLOAT32.fits_in(weight_grad):
+            return leaf
+        return replace(kernel, tangent=_rounded_gradient(kernel.tangent, weight_grad))
     if stored is None or stored.fits_in(weight_grad):
         return leaf
     return _rounded_gradient(jnp.asarray(leaf), weight_grad)

@@ -124,7 +124,7 @@ def _stored_roles(eqn: Any, values: list[Value], side: int, roles: Roles, policy
     elif not isinstance(policy.compute, FloatFormat):
         other = other._replace(format=policy.compute)
     fmt = multiplied_as(eqn.primitive.name, eqn.params, weight, side, other.format)
-    own = Operand(fmt, FLOAT32, is_weight=True, stored=kernel.weight.format)
+    own = Operand(fmt, policy.weight_grad, is_weight=True, stored=kernel.weight.format)
     lhs, rhs = (own, other) if side == 0 else (other, own)
     return roles._replace(lhs=lhs, rhs=rhs)
 

@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 
 from precis.formats import parse
-from precis.ops import MatrixOp, Operand, Roles, matrix_op
+from precis.ops import CODES, MatrixOp, Operand, Roles, matrix_op
 
 F32 = parse("f32")
 
@@ -166,6 +166,27 @@ def test_nan_is_not_hidden():
     y = np.asarray(matrix_op(op_of(lax.dot, x, w), x, w, roles=roles_of("int8", "int8")))
     assert np.isnan(y[1]).all()
     assert np.isfinite(y[[0, 2, 3]]).all()
+
+
+def test_an_activation_that_is_not_rounded_again_is_saved_as_its_codes():
+    x, w = normal((4, 64), (64, 3))
+    op, x = op_of(lax.dot, x, w), jnp.asarray(x, jnp.bfloat16)
+
+    def saved(roles, save=None):
+        run = lambda x, w: matrix_op(op, jnp.tanh(x), w, roles=roles)  # noqa: E731
+        run = run if save is None else jax.checkpoint(run, policy=save)
+        _, pull = jax.vjp(run, x, w)
+        return {(x.shape, str(x.dtype)) for x in jax.tree.leaves(pull) if x.dtype != jnp.bfloat16}
+
+    # gw decides: from codes, int8 along other axes would be rounded twice.
+    codes, weight = {((4, 64), "int8"), ((4, 1), "float32")}, {((64, 3), "float32")}
+    assert saved(roles_of("int8", "int8", "bf16")) == codes | weight
+    assert saved(roles_of("int8", "bf16", "int8")) == weight
+    assert saved(roles_of("mxfp8_e4m3", "bf16")) == weight
+    # And they have a name, by which a checkpoint keeps them and nothing else.
+    named = jax.checkpoint_policies.save_only_these_names(CODES)
+    assert saved(roles_of("int8", "bf16"), named) == codes | weight
+    assert saved(roles_of("int8", "bf16"), jax.checkpoint_policies.nothing_saveable) == weight
 
 
 def test_what_is_scaled_is_saved_as_it_came():

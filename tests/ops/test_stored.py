@@ -96,6 +96,46 @@ def test_the_gradient_in_integers(operands):
     np.testing.assert_allclose(dx(x, g), want, rtol=2.0**-23)
 
 
+GRADIENTS = [
+    ("bi,io->bo", (6, 8), (8, 5), "int8", "bf16"),
+    ("bi,io->bo", (6, 8), (8, 5), "int8", "int8"),
+    ("io,bi->ob", (6, 8), (8, 5), "bf16", "bf16"),
+    ("bhi,hio->bho", (6, 2, 8), (2, 8, 5), "int8", "bf16"),
+    ("bti,io->bto", (2, 3, 8), (8, 5), "int8", "int8"),
+]
+
+
+@pytest.mark.world
+@pytest.mark.parametrize(("spec", "left", "right", "compute", "gw"), GRADIENTS)
+def test_the_gradient_of_a_weight_is_that_of_a_float_in_its_place(spec, left, right, compute, gw):
+    keys = jax.random.split(jax.random.key(2))
+    x, w = jax.random.normal(keys[0], left), jax.random.normal(keys[1], right)
+    q, given = quantize_array(w, "int8"), (x, w) if spec[0] == "b" else (w, x)
+    found = jax.make_jaxpr(lambda *pair: jnp.einsum(spec, *pair))(*given).eqns
+    (eqn,) = (e for e in found if e.primitive.name == "dot_general")
+    op, side = MatrixOp(eqn.primitive, dict(eqn.params)), int(eqn.invars[0].aval.shape != right)
+    ordered = lambda x, w: (x, w) if side else (w, x)  # noqa: E731
+    other = Operand(parse(compute), F32, is_weight=False)
+
+    def run(x, weight, fmt):
+        own = Operand(fmt, F32, is_weight=True)
+        roles = Roles(*ordered(other, own), F32, F32, F32, parse(gw))
+        return matrix_op(op, *ordered(x, weight), roles=roles)
+
+    def pulled(q):
+        fmt = multiplied_as(op.primitive.name, op.params, q, side, parse(compute))
+        stored = lambda x, t: run(x, Kernel(q, tangent=t), fmt)  # noqa: E731
+        y, pull = jax.vjp(stored, x, jnp.zeros(right))
+        _, frozen = jax.vjp(lambda x: run(x, q, fmt), x)
+        _, wide = jax.vjp(lambda w: run(x, w, F32), dequantize(q))
+        return pull(jnp.cos(y)), frozen(jnp.cos(y)), wide(jnp.cos(y))
+
+    (dx, dw), (same,), (want,) = jax.jit(pulled)(q)
+    assert (dw.shape, dw.dtype) == (right, jnp.float32)
+    np.testing.assert_array_equal(dw, want)
+    np.testing.assert_array_equal(dx, same)
+
+
 def test_forward_mode_goes_straight_through(operands):
     x, w, _ = operands
     q = quantize_array(w, "int8")
