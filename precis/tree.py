@@ -73,17 +73,21 @@ def map_params(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves of `tree` in order, by the paths that rules know parameters by."""
+    """The leaves of `tree` in order, by the paths that rules know parameters by.
+
+    A node with static facts, such as a quantized array, is one of them.
+    """
     in_collections = has_collections(tree)
     return {
         param_path(path, in_collections=in_collections): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_has_facts)
     }
 
 
 def with_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     """`tree` with other leaves, given by the paths of `named_leaves`."""
-    return jax.tree.unflatten(jax.tree.structure(tree), [leaves[k] for k in named_leaves(tree)])
+    structure = jax.tree.structure(tree, is_leaf=_has_facts)
+    return jax.tree.unflatten(structure, [leaves[path] for path in named_leaves(tree)])
 
 
 class HasStaticFacts(Protocol):

@@ -4,6 +4,7 @@ from precis.optim.accumulate import AccumulatedState, accumulate
 from precis.optim.applied import Applied, Apply, Applying, InPlace, add_updates, apply_update
 from precis.optim.blockwise import BlockwiseState
 from precis.optim.clip import clipped_first
+from precis.optim.coded import stored_params
 from precis.optim.kept import Kept
 from precis.optim.master import MasterState, master_weights, reseeded
 from precis.optim.moment import Moment
@@ -62,5 +63,6 @@ __all__ = [
     "state_of",
     "static_loss_scale",
     "stored_moments",
+    "stored_params",
     "varying",
 ]

@@ -8,14 +8,18 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
-from precis.formats import FloatFormat, cast_to
+from precis.formats import FloatFormat, ScaledFormat, cast_to
+from precis.optim.coded import requantized
 from precis.optim.norm import widened
+from precis.quant import QTensor, is_stored, open_stored, recast
 from precis.tree import is_float
 from precis.types import PyTree
 
 Rounding = Literal["nearest", "stochastic", "kahan"]
+Storage: TypeAlias = FloatFormat | ScaledFormat
 
 
 @functools.partial(
@@ -28,12 +32,12 @@ class Kept:
     Attributes:
         value: With `nearest`, the master [...] in its own dtype; with `kahan`, what the last
             rounding left out [...] in storage; with `stochastic`, the key of the next step.
-        storage: The parameter's format.
+        storage: The parameter's format; a scaled one is that of codes and scales.
         rounding: How it comes into storage.
     """
 
     value: Array
-    storage: FloatFormat
+    storage: Storage
     rounding: Rounding
 
     @property
@@ -58,11 +62,11 @@ class Mastered(NamedTuple):
     """A parameter and its master.
 
     Attributes:
-        param: [...] the parameter.
+        param: [...] the parameter; None if it is codes and scales, which follow from the master.
         master: [...] in a wider dtype.
     """
 
-    param: Array
+    param: Array | None
     master: Array
 
 
@@ -70,7 +74,7 @@ class Drawn(NamedTuple):
     """A parameter that is rounded at random.
 
     Attributes:
-        param: [...] the parameter.
+        param: [...] the parameter; all of it in float32 if it is codes and scales.
         key: Of the next rounding.
     """
 
@@ -96,30 +100,41 @@ Node: TypeAlias = Pending | Mastered | Drawn | Compensated
 Carried: TypeAlias = Node | Array
 
 
-def first_value(leaf: Array, kept: Rounding, storage: FloatFormat, *, master: Any, key: Any) -> Any:
+def first_value(leaf: Any, kept: Rounding, storage: Storage, *, master: Any, key: Any) -> Any:
     """The value of the first `Kept` of a parameter that may still be wider than storage."""
+    leaf = opened(leaf)
     match kept:
         case "nearest":
             # A copy, since the caller may donate parameters and state.
             return jnp.copy(cast_to(leaf, master))
         case "kahan":
+            assert isinstance(storage, FloatFormat)
             wide = widened(leaf)
             return cast_to(wide - widened(cast_to(wide, storage)), storage)
         case "stochastic":
             return key
 
 
-def carried_by(leaf: Array, kept: Kept | None, *, pending: bool) -> Carried:
+def opened(leaf: Any) -> Array:
+    """[...] a parameter as an array: float32 if it is codes and scales."""
+    return open_stored(recast(leaf, np.float32)) if is_stored(leaf) else leaf
+
+
+def carried_by(leaf: Any, kept: Kept | None, *, pending: bool) -> Carried:
     """What stands in a parameter's place, if its state is `kept`.
 
     Args:
-        leaf: The parameter.
+        leaf: The parameter, [...] or codes and scales.
         kept: None if it needs nothing but itself.
         pending: Then, whether its update is asked for.
     """
+    if kept is not None and isinstance(kept.storage, ScaledFormat):
+        is_drawn = kept.rounding == "stochastic"
+        return Drawn(opened(leaf), kept.value) if is_drawn else Mastered(None, kept.value)
     if kept is None:
         return Pending(leaf, -jnp.zeros_like(widened(leaf))) if pending else leaf
     # Only what was never stored is still wider than storage.
+    assert isinstance(kept.storage, FloatFormat)
     param = leaf if leaf.dtype == kept.storage.carrier else cast_to(leaf, kept.storage)
     node = {"nearest": Mastered, "stochastic": Drawn, "kahan": Compensated}[kept.rounding]
     return node(param, kept.value)
@@ -144,13 +159,14 @@ def shown(tree: PyTree) -> PyTree:
     """What an optimizer is shown of the parameters that `tree` carries: float32 or wider."""
 
     def show(carried: Carried) -> Array:
-        return widened(carried.master if isinstance(carried, Mastered) else param_of(carried))
+        wide = carried.master if isinstance(carried, Mastered) else param_of(carried)
+        return widened(wide)
 
     return jax.tree.map(show, tree, is_leaf=lambda x: isinstance(x, Node))
 
 
-def updated(carried: Carried, new: Array, update: Array, storage: FloatFormat) -> Carried:
-    """`carried` after a step.
+def updated(carried: Carried, new: Array, update: Array, storage: Storage) -> Carried:
+    """`carried` after a step; what is stored as codes is not rounded yet, which takes all of it.
 
     Args:
         carried: Before it.
@@ -162,10 +178,12 @@ def updated(carried: Carried, new: Array, update: Array, storage: FloatFormat) -
         case Pending(param, _):
             return Pending(param, update)
         case Mastered():
-            return Mastered(cast_to(new, storage), new)
+            is_coded = isinstance(storage, ScaledFormat)
+            return Mastered(None if is_coded else cast_to(new, storage), new)
         case Drawn(_, key):
             now, later = jax.random.split(key)
-            return Drawn(cast_to(new, storage, key=now), later)
+            is_coded = isinstance(storage, ScaledFormat)
+            return Drawn(new if is_coded else cast_to(new, storage, key=now), later)
         case Compensated(param, _):
             wide = widened(param)
             after = cast_to(wide + new, storage)
@@ -176,7 +194,27 @@ def updated(carried: Carried, new: Array, update: Array, storage: FloatFormat) -
 
 def param_of(carried: Carried) -> Array:
     """[...] the parameter, which is in storage after a step."""
-    return carried.param if isinstance(carried, Node) else carried
+    param = carried.param if isinstance(carried, Node) else carried
+    assert param is not None
+    return param
+
+
+def coded_of(carried: Carried, before: Kept, old: QTensor) -> QTensor:
+    """The codes and scales of a parameter after a step; `old`, bit for bit, if it was skipped.
+
+    Args:
+        carried: What `updated` made of it, or what it was.
+        before: What was kept of it before the step.
+        old: It before the step.
+    """
+    if isinstance(carried, Mastered):
+        return requantized(old, carried.master)
+    assert isinstance(carried, Drawn)
+    # Each step that is taken splits the key.
+    first, last = (jax.random.key_data(key) for key in (before.value, carried.key))
+    now, _ = jax.random.split(before.value)
+    draw = lambda wide: requantized(old, wide, now)  # noqa: E731
+    return lax.cond((first != last).any(), draw, lambda _: old, carried.param)
 
 
 def update_of(carried: Carried, old: Array) -> Array:

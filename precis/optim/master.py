@@ -10,17 +10,19 @@ import jax
 import optax
 from jax import Array
 
-from precis.formats import FLOAT32, FloatFormat, parse_float
+from precis.formats import FLOAT32, FloatFormat, ScaledFormat, parse_float
 from precis.optim import kept as leaves_of
 from precis.optim.applied import Apply, Applying, InPlace, add_updates, apply_update
-from precis.optim.kept import Kept, Rounding
+from precis.optim.coded import coded_format, float_storage
+from precis.optim.kept import Kept, Rounding, Storage
 from precis.optim.norm import widened
 from precis.policy import Policy, PolicyRules, read_policy
+from precis.quant import QTensor, is_stored
 from precis.tree import is_float, named_leaves, with_leaves
 from precis.types import PyTree, did_you_mean
 
 # The format that a parameter at a path is stored in.
-_Storage = Callable[[str], FloatFormat]
+_StorageAt = Callable[[str], Storage]
 
 
 class MasterState(NamedTuple):
@@ -52,6 +54,11 @@ def master_weights(
     * `stochastic` keeps none, and rounds up or down at random, right on average;
     * `kahan` keeps, in the storage format, what each rounding left out, and adds it to the next
       update: y = left + u, new = round(p + y), left = round(y - (new - p)).
+
+    Where storage is scaled, parameters are `QTensor`s, and come back as such from `apply_update`
+    alone: `nearest` quantizes the master, `stochastic` what the codes stood for with the update
+    added, both with new scales in each step; so no entry ever saturates, and the mean of what is
+    drawn is what was meant. `kahan` is refused there.
 
     `inner` sees gradients and parameters in float32 or wider. The parameters that it is given must
     be those of the last step, or those of `init`: there they may be wider than storage, and what
@@ -98,16 +105,15 @@ def master_weights(
     wide = _master_format(master) if rounding == "nearest" else FLOAT32
     wrapped = optax.with_extra_args_support(inner)
 
-    def storage_at(path: str) -> FloatFormat:
-        return policy.at(path).param
-
     def init(params: PyTree) -> MasterState:
         named = named_leaves(params)
         keys = jax.random.split(jax.random.key(seed), max(len(named), 1))
         kept: dict[str, Kept] = {}
         for key, (path, leaf) in zip(keys, named.items(), strict=len(named) > 0):
-            fmt = storage_at(path)
-            if is_float(leaf) and _is_narrow(path, fmt, wide):
+            if not is_float(leaf):
+                continue
+            fmt = coded_format(policy, path, leaf) or float_storage(policy, path)
+            if _is_narrow(path, fmt, wide, rounding):
                 value = leaves_of.first_value(leaf, rounding, fmt, master=wide, key=key)
                 kept[path] = Kept(value, fmt, rounding)
         return MasterState(wrapped.init(leaves_of.shown(_carried(params, kept))), kept)
@@ -123,9 +129,10 @@ def master_weights(
         if params is None:
             raise ValueError("master_weights rounds parameters: pass params to update")
         how = in_place or InPlace(add_updates)
+        _check_coded(params, state.kept, in_place=in_place is not None)
         carried = _carried(params, state.kept, pending=in_place is None)
         inside = how._replace(
-            apply=_storing(how.apply, storage_at),
+            apply=_storing(how.apply, lambda path: _storage_of(state.kept, policy, path)),
             prepare=lambda grads: widened(how.prepared(grads)),
             seen=leaves_of.shown,
         )
@@ -135,10 +142,10 @@ def master_weights(
         # The second of a node's parts is what is kept.
         kept = {path: replace(old, value=nodes[path][1]) for path, old in state.kept.items()}
         after = MasterState(made.state, kept)
-        if in_place is not None:
-            new = {path: leaves_of.param_of(node) for path, node in nodes.items()}
-            return (with_leaves(params, new), made.tally), after
         old = named_leaves(params)
+        if in_place is not None:
+            new = {p: _stored(node, state.kept.get(p), old[p]) for p, node in nodes.items()}
+            return (with_leaves(params, new), made.tally), after
         out = {path: leaves_of.update_of(node, old[path]) for path, node in nodes.items()}
         return with_leaves(params, out), after
 
@@ -173,7 +180,34 @@ def _carried(params: PyTree, kept: dict[str, Kept], *, pending: bool = False) ->
     )
 
 
-def _storing(apply: Apply, storage_at: _Storage) -> Apply:
+def _stored(node: leaves_of.Carried, before: Kept | None, old: Array | QTensor) -> Any:
+    """A parameter after a step, from what was carried of it."""
+    if before is not None and isinstance(old, QTensor):
+        return leaves_of.coded_of(node, before, old)
+    return leaves_of.param_of(node)
+
+
+def _storage_of(kept: dict[str, Kept], policy: PolicyRules, path: str) -> Storage:
+    return kept[path].storage if path in kept else float_storage(policy, path)
+
+
+def _check_coded(params: PyTree, kept: dict[str, Kept], *, in_place: bool) -> None:
+    """Checks that what is stored as codes comes as such, and will be written as such."""
+    for path, leaf in named_leaves(params).items():
+        is_coded = path in kept and isinstance(kept[path].storage, ScaledFormat)
+        if is_coded and not is_stored(leaf):
+            raise ValueError(
+                f"{path} is stored as {kept[path].storage}, got an array: store parameters by "
+                "stored_params first, as make_step's init does"
+            )
+        if is_coded and not in_place:
+            raise ValueError(
+                f"{path} is stored as {kept[path].storage}, to which optax.apply_updates cannot "
+                "add: take the step by apply_update, as make_step does"
+            )
+
+
+def _storing(apply: Apply, storage_at: _StorageAt) -> Apply:
     """`apply` on what is carried of parameters, each then rounded into storage."""
 
     def store(carried: PyTree, updates: PyTree) -> tuple[PyTree, PyTree]:
@@ -192,15 +226,23 @@ def _storing(apply: Apply, storage_at: _Storage) -> Apply:
 
 def _flat_like(tree: PyTree, other: PyTree) -> list[Any]:
     """The subtrees of `other` that stand where `tree` has leaves."""
-    return jax.tree.structure(tree).flatten_up_to(other)
+    return jax.tree.structure(tree, is_leaf=is_stored).flatten_up_to(other)
 
 
-def _is_narrow(path: str, storage: FloatFormat, wide: FloatFormat) -> bool:
+def _is_narrow(path: str, storage: Storage, wide: FloatFormat, rounding: Rounding) -> bool:
     """Whether a parameter needs something beside it, to be updated in `wide`.
 
     Raises:
-        ValueError: Neither format has all values of the other.
+        ValueError: Neither format has all values of the other; or what a rounding leaves out has no
+            format.
     """
+    if isinstance(storage, ScaledFormat):
+        if rounding == "kahan":
+            raise ValueError(
+                f"p={storage} at {path!r} with kahan: what is left out of codes is no code; "
+                "choose master='f32', which keeps all of it, or 'stochastic', which keeps nothing"
+            )
+        return True
     if wide.fits_in(storage):
         return False
     if not storage.fits_in(wide):

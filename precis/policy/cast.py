@@ -14,9 +14,23 @@ from precis.types import PyTree
 
 
 def cast_to_param(policy: PolicyRules | Policy | str, tree: PyTree) -> PyTree:
-    """`tree` with its float leaves stored in the policy's param format at their paths."""
+    """`tree` with its float leaves stored in the policy's param format at their paths.
+
+    Raises:
+        ValueError: That format has scales, and is no storage of single values.
+    """
     rules = read_policy(policy)
-    return _cast_by_path(tree, lambda path: rules.at(path).param)
+
+    def param_at(path: str) -> FloatFormat:
+        fmt = rules.at(path).param
+        if not isinstance(fmt, FloatFormat):
+            raise ValueError(
+                f"{rules}: p={fmt} is codes and scales, not a cast: make_step(...).init stores "
+                "parameters so, precis.quantize any tree"
+            )
+        return fmt
+
+    return _cast_by_path(tree, param_at)
 
 
 def cast_to_compute(policy: PolicyRules | Policy | str, tree: PyTree) -> PyTree:

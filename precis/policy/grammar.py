@@ -9,8 +9,9 @@
 
 The text means in jmp what it means here, as far as jmp has it. `format` is `formats.parse`'s; c, k,
 g, gx and gw, operands of matrix ops, may be scaled or rounded by chance (`int8(stochastic)`), and
-an integer there has a scale per channel. What follows `;` are rules by path, `read_policy`'s to
-read; a format alone sets c there, and nothing is read as a preset.
+an integer there has a scale per channel; p may be scaled, too, and is then stored as codes. What
+follows `;` are rules by path, `read_policy`'s to read; a format alone sets c there, and nothing is
+read as a preset.
 """
 
 from __future__ import annotations
@@ -143,11 +144,18 @@ def _format_for(key: str, text: str) -> Format:
 
 def _without_chance(key: str, fmt: Format) -> Format:
     """`fmt` as a role can have it that is no operand of matrix ops."""
+    if key == "p" and is_stochastic(fmt):
+        raise ValueError(
+            "how parameters come into storage is the recipe's to say: "
+            f"p={str(fmt).replace('(stochastic)', '')} with master='stochastic'"
+        )
     if is_stochastic(fmt):
         raise ValueError(
             "what is stored or sent, or flows between ops, is rounded to nearest; stochastic can "
             f"be the operands of matrix ops: {', '.join(_OPERANDS)}"
         )
+    if key == "p" and not isinstance(fmt, FloatFormat | Rounded):
+        return fmt
     return fmt if key in _KEPT else parse_float(fmt)
 
 
@@ -174,7 +182,7 @@ def _resolve(given: dict[str, Format]) -> Policy:
 def _check(policy: Policy) -> None:
     roles = {key: getattr(policy, name) for key, name in KEYS.items()}
     wide = [key for key, fmt in roles.items() if _is_wide(fmt)]
-    for key in _OPERANDS:
+    for key in ("p", *_OPERANDS):
         if wide and not isinstance(plain(roles[key]), FloatFormat):
             raise ValueError(
                 f"{key}={roles[key]}: scales and scaled values are float32, and {wide[0]}="

@@ -24,7 +24,8 @@ class Policy:
     Make one with `get_policy`, which fills in the roles that the text leaves out.
 
     Attributes:
-        param: Storage of the trained parameters.
+        param: Storage of the trained parameters: an unscaled float, or few bits with scales for
+            those that are operands of matrix ops, the others then in f32.
         compute: Operands of matrix ops in the forward pass; any format, scaled ones included.
         kernel: The parameter operand of matrix ops; likewise.
         activation: What flows between ops, forward and backward.
@@ -41,7 +42,7 @@ class Policy:
         v: Second moments of the optimizer; likewise.
     """
 
-    param: FloatFormat
+    param: Format
     compute: Format
     kernel: Format
     activation: FloatFormat
@@ -77,11 +78,18 @@ class Policy:
     def is_emulated(self) -> bool:
         """Whether some role's format is no dtype of XLA and rides on a wider carrier.
 
-        What is only kept or sent, m, v and r, takes the bits that it says; g is what gx and gw
-        follow, and computes nothing by itself.
+        What is only kept or sent, m, v and r, and p in few bits, takes the bits that it says; g is
+        what gx and gw follow, and computes nothing by itself.
         """
         computed = (field.name for field in fields(self) if field.name not in (*_KEPT, "grad"))
-        return not all(is_native(getattr(self, name)) for name in computed)
+        formats = [getattr(self, name) for name in computed if name != "param"]
+        formats += [self.param] * (not self.stores_codes)
+        return not all(map(is_native, formats))
+
+    @property
+    def stores_codes(self) -> bool:
+        """Whether parameters of matrix ops are stored as codes and scales."""
+        return not isinstance(self.param, FloatFormat)
 
     @property
     def is_stochastic(self) -> bool:
@@ -137,7 +145,7 @@ _KEPT = ("reduce", "m", "v")
 
 class _Known(Protocol):
     @property
-    def param(self) -> FloatFormat: ...
+    def param(self) -> Format: ...
     @property
     def compute(self) -> Format: ...
     @property
@@ -176,7 +184,9 @@ def default_of(name: str, known: _Known) -> tuple[Format, str]:
         case "param":
             return FLOAT32, "f32"
         case "compute":
-            return known.param, "as p"
+            if isinstance(known.param, FloatFormat) or is_native(known.param):
+                return known.param, "as p"
+            return BFLOAT16, "bf16: p is scaled, and no int8"
         case "kernel" | "grad":
             return known.compute, "as c"
         case "grad_for_input" | "grad_for_weight":
@@ -188,10 +198,14 @@ def default_of(name: str, known: _Known) -> tuple[Format, str]:
             return BFLOAT16, "bf16: c is scaled or has fewer than 16 bits"
         case "output":
             return known.activation, "as x"
-        case "weight_grad" if known.param.fits_in(FLOAT32):
+        case "weight_grad" if not isinstance(known.param, FloatFormat):
+            return FLOAT32, "f32: p is scaled"
+        case "weight_grad" if isinstance(known.param, FloatFormat) and known.param.fits_in(FLOAT32):
             return known.param, "as p"
         case _:
-            widest = _wider(FLOAT32, known.param)
+            widest = FLOAT32
+            if isinstance(known.param, FloatFormat):
+                widest = _wider(widest, known.param)
             compute = plain(known.compute)
             if isinstance(compute, FloatFormat):
                 widest = _wider(widest, compute)

@@ -79,6 +79,12 @@ class PolicyRules:
         return self.base.roles()
 
     @property
+    def params(self) -> tuple[Format, ...]:
+        """The storage of parameters: p everywhere, then that of each rule which has one."""
+        own = (dict(rule.formats).get("p") for rule in self.rules)
+        return (self.base.param, *(fmt for fmt in own if fmt is not None))
+
+    @property
     def is_emulated(self) -> bool:
         """Whether some format, at whatever path, rides on a wider carrier."""
         return any(policy.is_emulated for policy in self._policies())

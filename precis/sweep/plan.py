@@ -15,6 +15,7 @@ from precis.sweep.sources import with_sources
 from precis.sweep.spec import ArmSpec, Sweep, TaskSpec
 from precis.sweep.trial import Quantized, Trial, digest, folder_name
 from precis.train.apex import apex_changes
+from precis.train.recipe import check_master
 from precis.train.task import task_source
 from precis.types import did_you_mean
 
@@ -119,19 +120,24 @@ def _planned(
         policy = read_policy(arm.policy)
     except (TypeError, ValueError) as error:
         raise ValueError(f"arm {arm.name!r}: {error}") from None
-    params = (policy.base.param, *(dict(rule.formats).get("p") for rule in policy.rules))
-    no_dtype = [str(fmt) for fmt in params if isinstance(fmt, FloatFormat) and not fmt.is_native]
+    is_known = lambda fmt: isinstance(fmt, FloatFormat) and not fmt.is_native  # noqa: E731
+    no_dtype = [str(fmt) for fmt in policy.params if is_known(fmt)]
     if arm.perturb_ulp and no_dtype:
         raise ValueError(
             f"{where}: perturb_ulp counts in a dtype's ulps, and p={no_dtype[0]} has no dtype; "
             "choose p=f32, bf16 or f16"
         )
+    recipe = merge_recipe(sweep.recipe, task.recipe, arm.recipe, where=where)
+    try:
+        check_master(policy, recipe.master)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     trained = Trial(
         task=task.name,
         model=task.model,
         options=task.options,
         policy=str(policy),
-        recipe=merge_recipe(sweep.recipe, task.recipe, arm.recipe, where=where),
+        recipe=recipe,
         steps=task.steps if arm.steps is None else arm.steps,
         seed=seed,
         perturb_ulp=arm.perturb_ulp,

@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 
 from precis.doctor import Witness, compiled_roundings
-from precis.policy import KEYS, cast_to_param, read_policy
+from precis.optim import stored_params
+from precis.policy import KEYS, read_policy
 from precis.sweep.plan import task_path
 from precis.sweep.trial import Trial
 from precis.train.evaluate import make_evaluate
@@ -120,7 +121,7 @@ def first_state(program: Program, trial: Trial) -> TrainState:
     """The state before the first step: the same for all policies of a seed, but for its dtype."""
     params, state = program.init(init_key(trial.seed))
     if trial.perturb_ulp:
-        params = cast_to_param(program.step.policy, params)
+        params = stored_params(program.step.policy, params)
         params = moved_by_ulps(params, trial.perturb_ulp, seed=trial.seed)
     return program.start(params, state, trial.seed)
 

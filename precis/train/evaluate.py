@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from precis.policy import Policy, PolicyRules, cast_to_param, read_policy
+from precis.optim import stored_params
+from precis.policy import Policy, PolicyRules, read_policy
 from precis.train.step import COMPILER_OPTIONS
 from precis.train.task import Task
 from precis.types import PyTree
@@ -21,9 +22,9 @@ def make_evaluate(
 ) -> Callable[[PyTree, PyTree], dict[str, float]]:
     """A function that evaluates parameters on all of a task's evaluation batches.
 
-    Parameters are first cast to the policy's param format, so that weights trained in few bits
-    can be judged in float32 and the other way round. Stochastic roles draw the same bits at each
-    call, so that equal parameters have equal figures.
+    Parameters are first stored as the policy says, so that weights trained in few bits can be
+    judged in float32 and the other way round; codes and scales stay such. Stochastic roles draw
+    the same bits at each call, so that equal parameters have equal figures.
 
     Args:
         task: What to evaluate; its batches weigh alike.
@@ -43,7 +44,7 @@ def make_evaluate(
         return {"loss": loss, **metrics}
 
     averaged = averaging(task, measure)
-    return lambda params, state: averaged(cast_to_param(resolved, params), state)
+    return lambda params, state: averaged(stored_params(resolved, params), state)
 
 
 def metrics_of(task: Task) -> Callable[[PyTree, PyTree, PyTree], dict[str, Array]]:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from precis.formats import FLOAT32, wide_dtype
 from precis.optim import AxisNames
 from precis.policy import Policy, PolicyRules, read_policy
+from precis.quant import Kernel, QTensor, is_stored
 from precis.train.replicas import over_replicas
 from precis.train.trainable import Trainable
 from precis.tree import map_params
@@ -39,6 +41,11 @@ def value_and_grad(
     4, 4 and 0.6. So a wide gradient of narrow parameters saves no memory by itself, only storage
     between steps. (`p=bf16,w=bf16`: 2, 2 and 4.6; XLA on CPU sums bfloat16 gradients in float32.)
 
+    A weight in few bits, a `QTensor` among the parameters, is differentiated by as if it were the
+    float32 array that it stands for, straight through its rounding; its gradient is an array. The
+    forward product and that of the input's gradient multiply its codes, and no float copy of it is
+    made; whoever wants it frozen leaves it out of `trainable`.
+
     Args:
         loss: `loss(params, *args, **kwargs)` gives a float scalar, or `(scalar, aux)`.
         policy: A policy, rules by path, or the text of either.
@@ -62,14 +69,15 @@ def value_and_grad(
 
     def fn(params: PyTree, *args: Any, scale: Array | None = None, **kwargs: Any) -> Any:
         def objective(trained: PyTree) -> tuple[Array, Any]:
-            whole = trained if trainable is None else trainable.merge(params, trained)
+            held = _held(given, trained)
+            whole = held if trainable is None else trainable.merge(params, held)
             result = cast(whole, *args, **kwargs)
             value, aux = result if has_aux else (result, None)
             value = value.astype(wide_dtype(value.dtype))
             return (value if scale is None else value * scale), (value, aux)
 
-        trained = params if trainable is None else trainable.split(params).trained
-        wide = _widened(trained, resolved)
+        given = params if trainable is None else trainable.split(params).trained
+        wide = _widened(given, resolved)
         grads, (value, aux) = jax.grad(objective, has_aux=True)(wide)
         return ((value, aux) if has_aux else value), grads
 
@@ -77,7 +85,13 @@ def value_and_grad(
 
 
 def _widened(params: PyTree, policies: PolicyRules) -> PyTree:
-    """The parameters in a dtype that holds the gradients' format as well as their own."""
+    """The parameters in a dtype that holds the gradients' format as well as their own.
+
+    In place of weights in few bits, there are zeros to differentiate by.
+
+    Raises:
+        TypeError: A weight in few bits that was made for inference only.
+    """
 
     def widen(path: str, leaf: Any) -> Any:
         wanted = policies.at(path).weight_grad
@@ -85,4 +99,21 @@ def _widened(params: PyTree, policies: PolicyRules) -> PyTree:
             return leaf
         return leaf.astype(wide_dtype(leaf.dtype, wanted.dtype))
 
-    return map_params(widen, params)
+    def zeros(leaf: Any) -> Any:
+        if isinstance(leaf, Kernel):
+            raise TypeError(
+                "a Kernel, made for the inputs of a trained model, is not trained: freeze it by "
+                "trainable=, or train its weight, a QTensor"
+            )
+        return jnp.zeros(leaf.shape, jnp.float32) if is_stored(leaf) else leaf
+
+    return jax.tree.map(zeros, map_params(widen, params), is_leaf=is_stored)
+
+
+def _held(params: PyTree, floats: PyTree) -> PyTree:
+    """`floats`, with the weights in few bits of `params` around the zeros that stand for them."""
+
+    def hold(leaf: Any, x: Any) -> Any:
+        return Kernel(leaf, tangent=x) if isinstance(leaf, QTensor) else x
+
+    return jax.tree.map(hold, params, floats, is_leaf=is_stored)

@@ -6,7 +6,9 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
+from precis.formats import FloatFormat
 from precis.models.saves import SAVES
+from precis.policy import PolicyRules
 from precis.train.loss_scale_text import parse_loss_scale
 from precis.types import did_you_mean
 
@@ -103,6 +105,27 @@ def as_data(recipe: Recipe) -> dict[str, Any]:
     default = asdict(Recipe())
     found = asdict(recipe)
     return {k: x for k, x in found.items() if k not in _LATER or x != default[k]}
+
+
+def check_master(policy: PolicyRules, master: str) -> None:
+    """Checks that parameters which `policy` stores as codes and scales can learn.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    coded = [str(fmt) for fmt in policy.params if not isinstance(fmt, FloatFormat)]
+    if not coded or master in ("f32", "stochastic"):
+        return
+    reason = {
+        "none": "rounded to nearest after each step, an update of less than half a step between "
+        "two codes is lost, and nearly all are: a weight would never learn",
+        "kahan": "what a rounding leaves out of codes is no code",
+    }.get(master, "that is no master")
+    raise ValueError(
+        f"p={coded[0]} with master={master!r}: {reason}; choose master='f32', which keeps a "
+        "float32 copy in the optimizer's state, or 'stochastic', which rounds by chance and keeps "
+        "nothing"
+    )
 
 
 def _check_types(recipe: Recipe) -> None:

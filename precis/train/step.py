@@ -27,17 +27,20 @@ from precis.optim import (
     scale_of,
     state_of,
     stored_moments,
+    stored_params,
 )
 from precis.policy import Policy, PolicyRules, cast_to_param, read_policy
+from precis.quant import is_stored
 from precis.train.gradient import value_and_grad
 from precis.train.lost import Lost, lost_updates, share_of_zeros
 from precis.train.microbatch import in_microbatches
-from precis.train.recipe import Master
+from precis.train.recipe import Master, check_master
 from precis.train.replicas import over_replicas, own_key
 from precis.train.scaling import resolve_loss_scale
 from precis.train.state import TrainState
 from precis.train.trainable import Trainable
 from precis.train.trainable import trainable as split_by
+from precis.tree import named_leaves
 from precis.types import PyTree, did_you_mean
 
 # A policy's rounding must not be optimized away: by default XLA may compute in more bits than
@@ -70,16 +73,20 @@ class Step:
     trainable: Trainable | None = None
 
     def init(self, params: PyTree, state: PyTree = None, *, seed: int | Array = 0) -> TrainState:
-        """The first state: `params` cast to the policy's param format, fresh optimizer state.
+        """The first state: `params` stored as the policy says, fresh optimizer state.
 
         Args:
-            params: Parameters; a master keeps what the cast leaves out.
+            params: Parameters; a master keeps what storage leaves out.
             state: What the model carries beside them.
             seed: Of stochastic rounding.
+
+        Raises:
+            ValueError: A parameter to be trained is a `QTensor`, which p does not store as one.
         """
         given = params if self.trainable is None else self.trainable.split(params).trained
+        _check_stored(self.policy, given)
         opt_state = reseeded(self.optimizer.init(given), seed)
-        return TrainState(jnp.int32(0), cast_to_param(self.policy, params), state, opt_state)
+        return TrainState(jnp.int32(0), stored_params(self.policy, params), state, opt_state)
 
     def __call__(
         self, train_state: TrainState, batch: PyTree, key: Array | None = None
@@ -148,7 +155,8 @@ def make_step(
         clip: Largest global norm of the unscaled gradients.
         master: How parameters whose p is narrower than float32 are updated: `none` rounds them to
             nearest after each step, `f32` keeps a master of them, `stochastic` and `kahan` round
-            so that small updates are not lost; see `master_weights`.
+            so that small updates are not lost; see `master_weights`. Where p is scaled (`p=int8`),
+            weights of matrix ops stay codes and scales, and it is `f32` or `stochastic`.
         accumulate: How many parts the batch is cut into, see `in_microbatches`.
         weight: What a part weighs, such as its tokens; see there.
         trainable: Patterns of the parameters that are trained, see `precis.train.trainable`; none
@@ -179,6 +187,7 @@ def make_step(
         optimizer, resolved.base.m, resolved.base.v, min_size=moments_min_size, keep=moments_keep
     )
     optimizer = _limited(_stored(inner, resolved, master), scale, clip)
+    check_master(resolved, master)
     patterns = tuple(trainable)
     parts = split_by(patterns) if patterns else None
     task_loss = loss if has_state else _without_state(loss)
@@ -230,6 +239,15 @@ def make_step(
     if jit:
         update = jax.jit(update, compiler_options=COMPILER_OPTIONS)
     return Step(resolved, optimizer, scale is not None, update, parts)
+
+
+def _check_stored(policy: PolicyRules, params: PyTree) -> None:
+    for path, leaf in named_leaves(params).items():
+        if is_stored(leaf) and not policy.at(path).stores_codes:
+            raise ValueError(
+                f"{path} is a QTensor, and the policy has p={policy.at(path).param}: leave it out "
+                f"of what is trained, as by trainable=['!{path}'], or store it so, as by p=int8"
+            )
 
 
 def _stored(

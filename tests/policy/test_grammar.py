@@ -190,7 +190,7 @@ def test_who_is_stochastic(text, chance):
         ("comput=f32", "did you mean 'compute'"),
         ("c=bf16,c=f32", "given twice"),
         ("c=bf16,f32", "no role=format pair"),
-        ("p=int8", "p=int8: .* an integer needs a scale"),
+        ("p=int8(stochastic)", "p=int8 with master=.stochastic."),
         ("x=mxfp4", "x=mxfp4: a floating-point format is wanted"),
         ("c=nf4", "a codebook wants a scale, as in nf4@block64"),
         ("c=e8m0", "neither sign nor zero"),

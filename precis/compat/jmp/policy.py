@@ -94,7 +94,7 @@ def get_policy(policy_name: str) -> Policy:
                     "precis.get_policy reads it, for precis.autocast"
                 )
     dtypes = []
-    for fmt in (policy.param, parse_float(policy.compute), policy.output):
+    for fmt in (parse_float(policy.param), parse_float(policy.compute), policy.output):
         if fmt.dtype is None:
             raise ValueError(
                 f"{policy_name!r}: {fmt} is no dtype to compute in; precis.get_policy reads it, "

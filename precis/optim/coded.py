@@ -1,0 +1,87 @@
+"""Parameters that are stored as codes and scales between steps: which, and how they come to be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+from jax import Array
+
+from precis.formats import FLOAT32, FloatFormat, Rounded, ScaledFormat, cast_to
+from precis.policy import Policy, PolicyRules, read_policy
+from precis.quant import (
+    QTensor,
+    QuantRule,
+    is_stored,
+    quantize,
+    quantize_array,
+    quantize_one,
+    quantized_format,
+)
+from precis.tree import map_params
+from precis.types import PyTree
+
+
+def stored_params(policy: PolicyRules | Policy | str, params: PyTree) -> PyTree:
+    """`params` as the policy stores them: in p's dtype at their paths, or as codes and scales.
+
+    Where p is scaled, what `precis.quantize` would quantize becomes a `QTensor`, rounded to
+    nearest: the weights of matrix ops. Norms, biases, embeddings and vectors stay in float32,
+    unless a rule spells out the last part of their path. What is a `QTensor` already stays one.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"dense": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}}
+    >>> stored = stored_params("p=int8", params)["dense"]
+    >>> stored["kernel"].format.bits, stored["bias"].dtype
+    (8, dtype('float32'))
+
+    Raises:
+        ValueError: p is scaled and there is nothing to quantize; or as `precis.quantize`.
+    """
+    policies = read_policy(policy)
+    if rules := _rules(policies):
+        params = quantize(params, rules)
+    return map_params(lambda path, x: cast_to(x, float_storage(policies, path)), params)
+
+
+def float_storage(policies: PolicyRules, path: str) -> FloatFormat:
+    """The format of the parameter at `path`, if it is stored as a float."""
+    fmt = policies.at(path).param
+    return fmt if isinstance(fmt, FloatFormat) else FLOAT32
+
+
+def coded_format(policies: PolicyRules, path: str, leaf: Array | QTensor) -> ScaledFormat | None:
+    """The format in which the parameter at `path` is stored as codes; None if it is a float."""
+    if not is_stored(leaf):
+        rules = _rules(policies)
+        leaf = jax.eval_shape(lambda x: quantize_one(path, x, rules), leaf)
+    return leaf.format if isinstance(leaf, QTensor) else None
+
+
+def requantized(q: QTensor, wide: Array, key: Array | None = None) -> QTensor:
+    """`wide` in the format and along the axes of `q`, with scales of its own.
+
+    Args:
+        q: How to store it.
+        wide: [...] float32 in the shape of `q`.
+        key: A random key, with which entries are rounded by chance, right on average; without, to
+            nearest.
+    """
+    fmt = q.format
+    if key is not None:
+        fmt = replace(fmt, element=Rounded(fmt.grid, rounding="stochastic"))
+    new = quantize_array(wide.astype(np.float32), fmt, axis=q.axes or None, key=key)
+    return replace(new, format=q.format, dtype=q.dtype)
+
+
+def _rules(policies: PolicyRules) -> tuple[QuantRule, ...]:
+    """Rules for `quantize`; none if all parameters are floats."""
+    given = [("**", policies.base.param)]
+    given += [(r.pattern, dict(r.formats)["p"]) for r in policies.rules if "p" in dict(r.formats)]
+    if all(isinstance(fmt, FloatFormat) for _, fmt in given):
+        return ()
+    return tuple(
+        QuantRule(pattern, None if isinstance(fmt, FloatFormat) else quantized_format(fmt))
+        for pattern, fmt in given
+    )
