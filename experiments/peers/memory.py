@@ -2,12 +2,13 @@
 
     uv run python experiments/peers/memory.py > experiments/peers/memory.md
 
-About 3 minutes. One training step of a scanned decoder (8 layers, dim 512, 16 windows of 256
+About 5 minutes. One training step of a scanned decoder (8 layers, dim 512, 16 windows of 256
 bytes, AdamW), state donated: arguments, outputs and temporaries less what is aliased, by XLA's
 `memory_analysis()`, nothing run. Each row changes one key of the recipe or one role of the policy.
 Expected: each row needs fewer bytes than the first; accumulation and remat in temporaries,
 freezing in states and temporaries, moments in 8 bits in states; a float32 master needs more than
-bfloat16 parameters alone, Kahan's compensation and chance do not.
+bfloat16 parameters alone, Kahan's compensation and chance do not; of int8, activations in codes
+save more than weights in codes.
 """
 
 import functools
@@ -26,6 +27,7 @@ from precis.tree import nbytes
 BASE: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
 F32 = "p=f32,c=f32,o=f32"
 BF16_PARAMS = "p=bf16,c=bf16,o=f32"
+INT8_PARAMS = "p=int8,g=bf16,o=f32"
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("f32", F32, {}),
     ("`remat = true`", F32, {"remat": True}),
@@ -43,11 +45,20 @@ ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         f"{BF16_PARAMS},m=dynamic8@block256,v=dynamic8@block256",
         {"master": "stochastic", "remat": True, "accumulate": 4},
     ),
+    ("`int8_forward`", "int8_forward", {}),
+    ('the same, `remat = "codes"`', "int8_forward", {"remat": "codes"}),
+    ('`p=int8`, `master = "f32"`', INT8_PARAMS, {"master": "f32"}),
+    ('`p=int8`, `master = "stochastic"`', INT8_PARAMS, {"master": "stochastic"}),
+    (
+        "the same, 8-bit moments, remat, accumulate",
+        f"{INT8_PARAMS},m=dynamic8@block256,v=dynamic8@block256",
+        {"master": "stochastic", "remat": True, "accumulate": 4},
+    ),
 )
 
 
 @functools.cache
-def task(remat: bool) -> Any:
+def task(remat: bool | str) -> Any:
     """The built-in task, its decoder enlarged."""
     return text(dim=512, layers=8, heads=8, context=256, batch_size=16, remat=remat)
 
@@ -55,7 +66,7 @@ def task(remat: bool) -> Any:
 def measured(policy: str, changes: dict[str, Any]) -> tuple[float, ...]:
     """MiB of parameters, of the optimizer's state, of temporaries, and of all."""
     recipe = precis.Recipe(**BASE, **changes)
-    problem = task(bool(recipe.remat))
+    problem = task(recipe.remat)
     step = precis.make_step(
         problem.loss,
         make_optimizer(recipe, steps=100),
