@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from precis.models.saves import SAVES
+from precis.models.saves import SAVES, WORDS
+from precis.ops import CODES
 from precis.types import did_you_mean
 
 Save = str | Iterable[str] | Callable[..., Any]
@@ -33,7 +34,9 @@ def remat(fn: Callable[..., Any], save: Save = "nothing") -> Callable[..., Any]:
         fn: Any JAX function.
         save: `nothing` beyond the arguments; `dots`, the results of matrix ops;
             `dots_without_batch`, of those without batch dimensions, as layers with weights have;
-            `everything`. Or the names, as a list, by which `jax.ad_checkpoint.checkpoint_name`
+            `everything`; `codes`, what the backward pass takes as codes and scales, which a policy
+            makes of activations in int8 if its `gw` has no scale. Or the names, as a list, by which
+            `jax.ad_checkpoint.checkpoint_name`
             marks values in `fn`: a name that marks nothing saves nothing. Or a policy of
             `jax.checkpoint_policies`, itself or by its name if it needs no arguments.
 
@@ -45,10 +48,12 @@ def remat(fn: Callable[..., Any], save: Save = "nothing") -> Callable[..., Any]:
 
 
 def _policy(save: Save) -> Callable[..., Any]:
+    if save == "codes":
+        return jax.checkpoint_policies.save_only_these_names(CODES)
     if isinstance(save, str):
         name = SAVES.get(save, save)
         if name not in SAVES.values():
-            hint = did_you_mean(save, [*SAVES, *SAVES.values()])
+            hint = did_you_mean(save, [*WORDS, *SAVES.values()])
             raise ValueError(
                 f"remat: no policy is called {save!r}{hint} (names of checkpoint_name are a list: "
                 f"save=[{save!r}])"

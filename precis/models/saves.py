@@ -9,3 +9,5 @@ SAVES = {
     "dots_without_batch": "dots_with_no_batch_dims_saveable",
     "everything": "everything_saveable",
 }
+# And what has a name: the codes of operands in few bits.
+WORDS = (*SAVES, "codes")

@@ -85,6 +85,11 @@ class PolicyRules:
         return (self.base.param, *(fmt for fmt in own if fmt is not None))
 
     @property
+    def stores_codes(self) -> bool:
+        """Whether some parameters, at whatever path, are stored as codes and scales."""
+        return any(policy.stores_codes for policy in self._policies())
+
+    @property
     def is_emulated(self) -> bool:
         """Whether some format, at whatever path, rides on a wider carrier."""
         return any(policy.is_emulated for policy in self._policies())

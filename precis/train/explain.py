@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from precis.policy import Policy, PolicyRules
+from precis.optim import stored_params
+from precis.policy import Policy, PolicyRules, read_policy
 from precis.train.fit import init_key
 from precis.train.task import Task
 from precis.walk import Audit, audit
@@ -14,6 +15,9 @@ def audit_task(
     task: Task, policy: PolicyRules | Policy | str, *, seed: int = 0, compiled: bool = False
 ) -> Audit:
     """The audit of `task.loss` in training, on its first batch; nothing is trained.
+
+    Parameters that the policy stores as codes are codes here; with `compiled`, their gradients are
+    left out.
 
     Args:
         task: The task.
@@ -26,6 +30,8 @@ def audit_task(
     """
     key = init_key(seed)
     params, state = jax.eval_shape(task.init, key)
+    if read_policy(policy).stores_codes:
+        params = jax.eval_shape(lambda params: stored_params(policy, params), params)
     batch = task.batch(seed, 0)
     return audit(
         task.loss,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from precis.formats import FLOAT32, wide_dtype
-from precis.optim import AxisNames
+from precis.optim import AxisNames, varying
 from precis.policy import Policy, PolicyRules, read_policy
 from precis.quant import Kernel, QTensor, is_stored
 from precis.train.replicas import over_replicas
@@ -18,6 +18,7 @@ from precis.train.trainable import Trainable
 from precis.tree import map_params
 from precis.types import PyTree
 from precis.walk import autocast
+from precis.walk.equations import varying_axes
 
 
 def value_and_grad(
@@ -105,9 +106,16 @@ def _widened(params: PyTree, policies: PolicyRules) -> PyTree:
                 "a Kernel, made for the inputs of a trained model, is not trained: freeze it by "
                 "trainable=, or train its weight, a QTensor"
             )
-        return jnp.zeros(leaf.shape, jnp.float32) if is_stored(leaf) else leaf
+        return _zeros(leaf) if isinstance(leaf, QTensor) else leaf
 
     return jax.tree.map(zeros, map_params(widen, params), is_leaf=is_stored)
+
+
+def _zeros(weight: QTensor) -> Array:
+    """Zeros that stand for `weight`, and vary between replicas if it does."""
+    names = tuple(varying_axes(jax.typeof(weight.values)))
+    zeros = jnp.zeros(weight.shape, jnp.float32)
+    return varying(zeros, names) if names else zeros
 
 
 def _held(params: PyTree, floats: PyTree) -> PyTree:

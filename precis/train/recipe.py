@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from precis.formats import FloatFormat
-from precis.models.saves import SAVES
+from precis.models.saves import WORDS
 from precis.policy import PolicyRules
 from precis.train.loss_scale_text import parse_loss_scale
 from precis.types import did_you_mean
@@ -49,7 +49,7 @@ class Recipe:
             `dynamic`, `dynamic:growth_interval=200,…`, `static:<value>`, or the settings of
             `torch`, `apex`, `jmp`, `flax` or `keras`.
         remat: Whether the model recomputes its layers in the backward pass; or what it saves of
-            them: `nothing`, as for true, `dots`, `dots_without_batch`, `everything`.
+            them: `nothing`, as for true, `dots`, `dots_without_batch`, `everything`, or `codes`.
         master: How parameters that the policy stores in fewer bits than float32 are updated: from
             an `f32` master, with `stochastic` or `kahan` rounding, or `none`, rounded to nearest.
         accumulate: How many parts a batch is cut into, one after the other within a step.
@@ -91,7 +91,7 @@ class Recipe:
         _check_name("schedule", self.schedule, get_args(Schedule))
         _check_name("master", self.master, get_args(Master))
         if isinstance(self.remat, str):
-            _check_name("remat", self.remat, tuple(SAVES))
+            _check_name("remat", self.remat, WORDS)
         _check_ranges(self)
         parse_loss_scale(self.loss_scale)
         _check_readers(self)
@@ -117,8 +117,8 @@ def check_master(policy: PolicyRules, master: str) -> None:
     if not coded or master in ("f32", "stochastic"):
         return
     reason = {
-        "none": "rounded to nearest after each step, an update of less than half a step between "
-        "two codes is lost, and nearly all are: a weight would never learn",
+        "none": "rounded to nearest after each step, an update of less than half the distance of "
+        "two codes is lost, and most updates are: weights would hardly learn",
         "kahan": "what a rounding leaves out of codes is no code",
     }.get(master, "that is no master")
     raise ValueError(

@@ -95,7 +95,8 @@ class Step:
 
         `loss`, `grad_norm`, `finite`, `grad_zero` (share of gradient entries that are exactly
         zero), `update_lost` (share of nonzero updates that left their parameter as it was; with a
-        master, the master; with Kahan rounding, what it left out before), with
+        master, the master; with Kahan rounding, what it left out before; of codes rounded by
+        chance, what they stood for in float32), with
         loss scaling `loss_scale` and `skipped` (so far), and what the loss function reports.
         """
         return self.update(train_state, batch, key)
@@ -148,8 +149,8 @@ def make_step(
         optimizer: Any optax transformation.
         policy: A policy, rules by path, or the text of either.
         has_state: Which form `loss` has.
-        loss_scale: `auto` scales dynamically if the policy's gradients can underflow (c, x or g
-            has 5 exponent bits, or with `axis_name` r); `none`, `dynamic`,
+        loss_scale: `auto` scales dynamically if the policy's gradients can underflow (c, x, gx, gw
+            or w has 5 exponent bits, or with `axis_name` r); `none`, `dynamic`,
             `dynamic:growth_interval=200,…`, `static:1024`, a library's name (`torch`, …), or a
             `LossScale`.
         clip: Largest global norm of the unscaled gradients.
@@ -163,9 +164,6 @@ def make_step(
             trains all.
         moments_keep: Patterns of parameters whose moments stay in float32, where m or v has blocks.
         moments_min_size: Entries of the smallest parameter whose moments are in blocks.
-            has 5 exponent bits, or with `axis_name` r); `none`, `dynamic`, `static:1024`, or a
-            `LossScale`.
-        clip: Largest global norm of the unscaled gradients.
         axis_name: Axes of a mesh over which batches are spread, for `step.update` inside
             `jax.shard_map`: gradients are averaged over them once, in the policy's r; the floats
             of loss, state and metrics in float32. Each device draws from a key of its own.

@@ -63,7 +63,11 @@ class AuditedSite(NamedTuple):
         """The products that its derivatives ask for, as text: of the one operand, of the other."""
         others = (self.roles.rhs, self.roles.lhs)
         pairs = zip(self.roles.grads, others, strict=True)
-        asked = (backward_dtypes(grad, other.format) for grad, other in pairs)
+        # Codes are multiplied as they are stored, whatever they meet.
+        asked = (
+            (product_dtypes if other.stored else backward_dtypes)(grad, other.format)
+            for grad, other in pairs
+        )
         return tuple(dict.fromkeys(product_text(*map(str, dtypes)) for dtypes in asked))
 
     @property

@@ -8,7 +8,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 import precis
-from precis.models.saves import SAVES
+from precis.models.saves import WORDS
 
 LAYERS, DIM, BATCH = 8, 128, 256
 
@@ -74,7 +74,7 @@ def test_gradients_are_those_without(save):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("save", [*SAVES, "dots_with_no_batch_dims_saveable"])
+@pytest.mark.parametrize("save", [*WORDS, "dots_with_no_batch_dims_saveable"])
 def test_every_word_is_one_of_jax_s(save):
     weights = {"up": jnp.ones((4, 8)), "down": jnp.ones((8, 4))}
     assert precis.remat(layer, save)(jnp.ones((2, 4)), weights)[0].shape == (2, 4)

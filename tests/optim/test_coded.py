@@ -106,8 +106,15 @@ def test_by_chance_the_mean_is_what_was_meant():
     assert (drawn.std(0) > 0).any()
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-@pytest.mark.parametrize("outer", [True, False])
+@pytest.mark.parametrize(
+    ("rounding", "outer"),
+    [
+        ("stochastic", True),
+        pytest.param("nearest", True, marks=pytest.mark.nightly),
+        pytest.param("stochastic", False, marks=pytest.mark.nightly),
+        pytest.param("nearest", False, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_skipped_step_leaves_every_bit(rounding, outer):
     params, grads = example()
     scale = dynamic_loss_scale(8.0)
@@ -125,7 +132,9 @@ def test_a_skipped_step_leaves_every_bit(rounding, outer):
     assert bits(taken(optimizer, stored, state, grads[2:3])[0]) != bits(stored)
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize(
+    "rounding", ["stochastic", pytest.param("nearest", marks=pytest.mark.nightly)]
+)
 def test_moments_in_blocks_beside_codes(rounding):
     params, grads = example((128, 64))
     inner = quantized_state(optax.sgd(2.0**-7, momentum=0.5), min_size=4096)

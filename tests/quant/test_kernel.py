@@ -1,5 +1,7 @@
 """`Kernel`: its arrays move with the weight, and it stands for the weight before smoothing."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +63,18 @@ def test_trees_keep_it_whole(kernel):
     }
     with pytest.raises(TypeError, match="dequantize"):
         jnp.sin(kernel)
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_a_tangent_moves_along_and_takes_the_gradient(kernel, move):
+    def opened(tangent):
+        moved = move(replace(kernel, tangent=tangent))
+        out = open_stored(moved)
+        assert moved.tangent.shape == out.shape
+        return out
+
+    out, pull = jax.vjp(opened, jnp.zeros(W.shape))
+    np.testing.assert_array_equal(out, move(open_stored(kernel)))
+    weights = jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape)
+    (want,) = jax.vjp(move, jnp.zeros(W.shape))[1](weights)
+    np.testing.assert_array_equal(pull(weights)[0], want)

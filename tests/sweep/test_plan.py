@@ -125,6 +125,14 @@ def test_an_apex_level_stands_for_a_policy_and_a_recipe(tmp_path):
     }
 
 
+def test_weights_in_few_bits_that_could_not_learn_are_refused_before_a_sweep_runs(tmp_path):
+    arms = (F32, ArmSpec(name="int8", policy="p=int8,o=f32"))
+    with pytest.raises(ValueError, match=r"arm 'int8' on task .*hardly learn; choose master='f32'"):
+        make_plan(replace(SWEEP, arm=arms), root=tmp_path)
+    trained = replace(arms[1], recipe={"master": "stochastic"})
+    make_plan(replace(SWEEP, arm=(F32, trained)), root=tmp_path)
+
+
 def test_a_grid_may_change_an_apex_levels_policy(tmp_path):
     arms = (F32, ArmSpec(name="O1", apex="O1"))
     sweep = replace(SWEEP, arm=arms, seeds=(0,), grid={"policy.s": ("f32", "f16")})

@@ -148,6 +148,24 @@ def axes():
         np.testing.assert_array_equal(got, want)
 
 
+def codes():
+    """Weights that stay int8: their gradients are averaged once, and lead where one device goes."""
+    how = {"master": "stochastic"}
+    step = step_under("p=int8,c=f32,o=f32", axis_name="data", jit=False, **how)
+    alone = step_under("p=int8,c=f32,o=f32", **how)
+    update = on_devices(step.update, (P(), P("data"), P()), P())
+    got, want = (take(first(step), BATCH, None) for take in (update, alone))
+    np.testing.assert_allclose(got[1]["grad_norm"], want[1]["grad_norm"], rtol=1e-5)
+    values = jax.tree.leaves((got[0].params, want[0].params))
+    half = len(values) // 2
+    assert {str(x.dtype) for x in values} == {"int8", "float32"}
+    for a, b in zip(values[:half], values[half:], strict=True):
+        # A draw may fall the other way where the sums of gradients run in another order.
+        off = np.abs(np.float32(a) - np.float32(b))
+        assert (off <= (1 if a.dtype == jnp.int8 else 1e-5)).all()
+        assert (off > 1e-5).mean() < 1e-3
+
+
 def skipping():
     """A NaN in the part of one device: all of them skip the step."""
     step = step_under("c=f16,o=f32,r=int8@block256", axis_name="data", jit=False)

@@ -24,7 +24,7 @@ def test_gradients_travel_once_and_in_r_alone_and_lead_where_one_device_goes(on_
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["accumulated", "unchecked", "int4", "narrow"])
+@pytest.mark.parametrize("name", ["accumulated", "unchecked", "int4", "narrow", "codes"])
 def test_they_do_under_other_policies_and_without_the_check(on_eight_devices, name):
     on_eight_devices(PROGRAM, name)
 
