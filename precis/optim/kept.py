@@ -102,11 +102,10 @@ Carried: TypeAlias = Node | Array
 
 def first_value(leaf: Any, kept: Rounding, storage: Storage, *, master: Any, key: Any) -> Any:
     """The value of the first `Kept` of a parameter that may still be wider than storage."""
-    leaf = opened(leaf)
     match kept:
         case "nearest":
             # A copy, since the caller may donate parameters and state.
-            return jnp.copy(cast_to(leaf, master))
+            return jnp.copy(cast_to(opened(leaf), master))
         case "kahan":
             assert isinstance(storage, FloatFormat)
             wide = widened(leaf)

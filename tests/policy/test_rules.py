@@ -64,6 +64,16 @@ def test_a_rule_sets_the_cotangent_of_one_product():
     assert read_policy(str(rules)) == rules
 
 
+def test_a_rule_stores_some_parameters_as_codes():
+    rules = read_policy("mixed_bf16; head/**: p=int8")
+    assert (rules.at("head/w").stores_codes, rules.at("body/w").stores_codes) == (True, False)
+    assert rules.stores_codes
+    assert list(map(str, rules.params)) == ["f32", "int8"]
+    assert str(rules.at("head/w").compute) == "bf16"
+    assert read_policy(str(rules)) == rules
+    assert not read_policy("p=int4").is_emulated  # storage takes the bits that it says
+
+
 def test_what_is_the_same_everywhere_stays():
     rules = read_policy("mixed_bf16; head/**: c=f32")
     assert rules.at("head/w").activation == rules.base.activation == get_policy("bf16").compute
