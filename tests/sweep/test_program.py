@@ -22,7 +22,7 @@ def program():
 
 def test_the_witness_is_recorded(program):
     record = policy_record(program)
-    assert record["witness"] == {"differing": 0, "compared": 3 * 4096}
+    assert record["witness"] == {"differing": 0, "compared": 24_704}
     assert record["in_force"] == 1.0
     assert record["notes"] == []
 
@@ -36,7 +36,7 @@ def test_a_trial_says_that_its_gradients_do_not_travel(program):
 
 
 def test_nothing_is_in_force_where_the_compiler_leaves_out_roundings(program):
-    record = policy_record(replace(program, witness=Witness(differing=7, compared=12288)))
+    record = policy_record(replace(program, witness=Witness(differing=7, compared=24_704)))
     assert record["in_force"] == 0.0
     assert "leaves out roundings" in record["notes"][0]
 

@@ -70,7 +70,7 @@ def test_value_and_gradients_are_those_of_every_op_by_itself(dtype):
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("text", ["bf16", "f16"])
+@pytest.mark.parametrize("text", ["bf16", pytest.param("f16", marks=pytest.mark.nightly)])
 def test_not_jitted_each_rounding_is_done(text):
     """Each stretch is then compiled by itself, by a compiler that may leave out roundings."""
     loss = autocast(lambda p, x: jax.nn.gelu(x * p + p).sum(), f"c={text},o=f32")

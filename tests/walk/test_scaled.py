@@ -69,7 +69,7 @@ def test_the_plan_says_what_is_emulated_and_that_all_is_in_force(preset, rows):
 @pytest.mark.parametrize(
     ("preset", "layers"),
     [
-        ("int8", "scan"),
+        pytest.param("int8", "scan", marks=pytest.mark.nightly),
         pytest.param("nvfp4", "unrolled", marks=pytest.mark.nightly),
         pytest.param("mxfp8", "remat", marks=pytest.mark.nightly),
         pytest.param("fp8_hybrid", "scan", marks=pytest.mark.nightly),

@@ -112,7 +112,10 @@ def test_scan_constants_collect_their_cotangents_in_float32():
         np.testing.assert_array_equal(grad, 2000.0)
 
 
-@pytest.mark.parametrize(("native", "emulated"), [("bf16", "e8m7"), ("f16", "e5m10")])
+@pytest.mark.parametrize(
+    ("native", "emulated"),
+    [("bf16", "e8m7"), pytest.param("f16", "e5m10", marks=pytest.mark.nightly)],
+)
 def test_the_law_holds_where_bodies_take_a_value_twice(native, emulated):
     p, x = normal(0, 16, 16) / 4, normal(1, 8, 16)
 
