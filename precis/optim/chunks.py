@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from precis.optim.applied import Applied, zeros_like
 from precis.optim.fields import moments_of, seconds_of, with_moments
-from precis.optim.moment import Moment, read, width_of, write
+from precis.optim.moment import Moment, encoded, read, width_of, write
 from precis.optim.norm import widened
 from precis.optim.words import Words, map_words, settled, words_of
 from precis.tree import is_float
@@ -73,14 +73,13 @@ def in_chunks(
 
         opened = with_moments(state, ({path: read(x, start, size, width)} for x in moments))
         done = step(part(grad if in_params else out), opened, part(out if in_params else param))
-        out = map_words(put, out, settled(done.params[path], start, leaf.grad))
-        written = [
-            write(old, start, size, tree[path], is_second=is_second)
-            for old, tree, is_second in zip(
-                moments, moments_of(done.state), seconds_of(state), strict=True
-            )
-        ]
-        return (out, written), done
+        updated = settled(done.params[path], start, leaf.grad)
+        after = zip(moments, moments_of(done.state), seconds_of(state), strict=True)
+        new = [encoded(x, size, tree[path], is_second=second) for x, tree, second in after]
+        # XLA's CPU uses one core for what it computes where it puts it.
+        new = settled(new, start, leaf.grad)
+        written = [write(x, start, part) for x, part in zip(moments, new, strict=True)]
+        return (map_words(put, out, updated), written), done
 
     def bare(state: PyTree) -> PyTree:
         """What a state holds beside moments, the same in every chunk of a step."""

@@ -93,18 +93,16 @@ def read(moment: Moment | Words, start: int | Array, size: int, width: int) -> A
     return jnp.pad(values, ((0, rows - there), (0, 0))).reshape(-1, width)
 
 
-def write(
-    moment: Moment | Words, start: int | Array, size: int, values: Array, *, is_second: bool
-) -> Moment | Words:
-    """`moment` with `values`, shaped as `read` gives them, rounded into `size` of its entries.
+def encoded(
+    moment: Moment | Words, size: int, values: Array, *, is_second: bool
+) -> Compact | Array:
+    """`values`, shaped as `read` gives them, as `moment` stores `size` of its entries.
 
-    In place, where the compiler sees that nobody needs the old ones. Where it `is_second`, nothing
-    positive becomes 0.
+    Where it `is_second`, nothing positive becomes 0.
     """
     if isinstance(moment, Words):
         fmt = parse_float(str(moment.dtype))
-        new = narrowed(values.reshape(-1)[:size], fmt, is_second=is_second)
-        return moment.put(new, start)
+        return narrowed(values.reshape(-1)[:size], fmt, is_second=is_second)
     block = width_of(moment)
     rows = -(-size // block)
     values = values.reshape(-1, block)[:rows]
@@ -112,8 +110,19 @@ def write(
     if is_second:
         zero = compact_zeros(1, moment.format).codes
         new = new._replace(codes=_above_zero(values, new.codes, zero, zero + 1))
+    return new
+
+
+def write(moment: Moment | Words, start: int | Array, new: Compact | Array) -> Moment | Words:
+    """`moment` with `new`, as `encoded` gives it, from entry `start` on.
+
+    In place, where the compiler sees that nobody needs the old ones.
+    """
+    if isinstance(moment, Words):
+        assert not isinstance(new, Compact)
+        return moment.put(new, start)
     codes, scales = (
-        lax.dynamic_update_slice_in_dim(old, part, start // block, 0)
+        lax.dynamic_update_slice_in_dim(old, part, start // width_of(moment), 0)
         for old, part in zip((moment.codes, moment.scales), new, strict=True)
     )
     return dataclasses.replace(moment, codes=codes, scales=scales)
