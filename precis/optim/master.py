@@ -144,7 +144,8 @@ def master_weights(
         after = MasterState(made.state, kept)
         old = named_leaves(params)
         if in_place is not None:
-            new = {p: _stored(node, state.kept.get(p), old[p]) for p, node in nodes.items()}
+            before = state.kept
+            new = {p: _stored(node, before.get(p), old[p], how.when) for p, node in nodes.items()}
             return (with_leaves(params, new), made.tally), after
         out = {path: leaves_of.update_of(node, old[path]) for path, node in nodes.items()}
         return with_leaves(params, out), after
@@ -180,10 +181,12 @@ def _carried(params: PyTree, kept: dict[str, Kept], *, pending: bool = False) ->
     )
 
 
-def _stored(node: leaves_of.Carried, before: Kept | None, old: Array | QTensor) -> Any:
+def _stored(
+    node: leaves_of.Carried, before: Kept | None, old: Array | QTensor, when: Array | None
+) -> Any:
     """A parameter after a step, from what was carried of it."""
     if before is not None and isinstance(old, QTensor):
-        return leaves_of.coded_of(node, before, old)
+        return leaves_of.coded_of(node, before, old, when)
     return leaves_of.param_of(node)
 
 
