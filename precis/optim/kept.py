@@ -198,16 +198,22 @@ def param_of(carried: Carried) -> Array:
     return param
 
 
-def coded_of(carried: Carried, before: Kept, old: QTensor) -> QTensor:
+def coded_of(carried: Carried, before: Kept, old: QTensor, when: Array | None) -> QTensor:
     """The codes and scales of a parameter after a step; `old`, bit for bit, if it was skipped.
 
     Args:
         carried: What `updated` made of it, or what it was.
         before: What was kept of it before the step.
         old: It before the step.
+        when: [] bool, whether the step was taken; None if it was, or if a transformation inside
+            decided.
     """
     if isinstance(carried, Mastered):
-        return requantized(old, carried.master)
+        take = functools.partial(requantized, old)
+        if when is None:
+            return take(carried.master)
+        # Codes that came from elsewhere may not be what their own values are quantized to.
+        return lax.cond(when, take, lambda _: old, carried.master)
     assert isinstance(carried, Drawn)
     # Each step that is taken splits the key.
     first, last = (jax.random.key_data(key) for key in (before.value, carried.key))

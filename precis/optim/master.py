@@ -57,8 +57,10 @@ def master_weights(
 
     Where storage is scaled, parameters are `QTensor`s, and come back as such from `apply_update`
     alone: `nearest` quantizes the master, `stochastic` what the codes stood for with the update
-    added, both with new scales in each step; so no entry ever saturates, and the mean of what is
-    drawn is what was meant. `kahan` is refused there.
+    added, both with new scales in each step. So no entry saturates, and the mean of what is drawn
+    is what was meant, where scales are float32 and the grid's ends alike; scales that are rounded
+    down, in MX formats by `floor` or `even` and in nvfp4, and the nearer end of `dynamic8` leave
+    the largest of a block beyond it. `kahan` is refused there.
 
     `inner` sees gradients and parameters in float32 or wider. The parameters that it is given must
     be those of the last step, or those of `init`: there they may be wider than storage, and what
@@ -68,7 +70,8 @@ def master_weights(
     same, but for one that shrinks by more than 2^16 in one step, which is off by at most 2^-24 of
     what it was, and one that becomes -0.0. In place, `apply` adds to the master, to the wide
     parameter, or with `kahan` to what was left out. A step that an inner `loss_scaled` skips, or an
-    outer one, leaves parameters and state bit for bit, keys included. With `stochastic`, replicas
+    outer one, leaves parameters and state bit for bit, keys included; but with `nearest`, an inner
+    one may move scales of `QTensor`s that `init` was given by an ulp. With `stochastic`, replicas
     under vmap or shard_map draw the same bits, and so do shards of one parameter.
 
     Invariants: with `nearest`, the parameters are the rounded master after every step, and the
@@ -144,7 +147,8 @@ def master_weights(
         after = MasterState(made.state, kept)
         old = named_leaves(params)
         if in_place is not None:
-            new = {p: _stored(node, state.kept.get(p), old[p]) for p, node in nodes.items()}
+            before = state.kept
+            new = {p: _stored(node, before.get(p), old[p], how.when) for p, node in nodes.items()}
             return (with_leaves(params, new), made.tally), after
         out = {path: leaves_of.update_of(node, old[path]) for path, node in nodes.items()}
         return with_leaves(params, out), after
@@ -180,10 +184,12 @@ def _carried(params: PyTree, kept: dict[str, Kept], *, pending: bool = False) ->
     )
 
 
-def _stored(node: leaves_of.Carried, before: Kept | None, old: Array | QTensor) -> Any:
+def _stored(
+    node: leaves_of.Carried, before: Kept | None, old: Array | QTensor, when: Array | None
+) -> Any:
     """A parameter after a step, from what was carried of it."""
     if before is not None and isinstance(old, QTensor):
-        return leaves_of.coded_of(node, before, old)
+        return leaves_of.coded_of(node, before, old, when)
     return leaves_of.param_of(node)
 
 

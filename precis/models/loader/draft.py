@@ -27,7 +27,8 @@ def appearing(dst: Path, *, overwrite: bool) -> Iterator[Path]:
         draft = hidden / dst.name
         yield draft
         refuse_existing(dst, overwrite=overwrite)
-        if dst.is_dir():  # A folder cannot be replaced by one; it can be moved aside.
+        # A folder neither replaces nor is replaced, as a file is; what is there is moved aside.
+        if dst.is_dir() or (draft.is_dir() and dst.exists()):
             os.rename(dst, hidden / "before")
         os.replace(draft, dst)
     finally:
@@ -37,4 +38,6 @@ def appearing(dst: Path, *, overwrite: bool) -> Iterator[Path]:
 def refuse_existing(dst: Path, *, overwrite: bool) -> None:
     """Raises FileExistsError if there is something at `dst` that may not be overwritten."""
     if dst.exists() and not overwrite:
-        raise FileExistsError(f"{dst} is there already: overwrite=True replaces it")
+        raise FileExistsError(
+            f"{dst} is there already: overwrite=True replaces it, --overwrite on a command line"
+        )

@@ -24,6 +24,13 @@ def test_what_is_there_is_replaced_only_if_that_is_said(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_folder_takes_the_place_of_a_file(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    save_quantized(TREE, tmp_path / "a", overwrite=True)
+    assert list(load_quantized(tmp_path / "a")) == ["w"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize("name", ["a.safetensors", "a"])
 def test_a_run_that_fails_leaves_what_was_there(tmp_path, name, safetensors_file):
     save_quantized({"old": jnp.ones(3)}, tmp_path / name)
