@@ -18,7 +18,7 @@ from precis.optim import (
     stored_params,
 )
 from precis.policy import cast_to_param
-from precis.quant import QTensor, dequantize
+from precis.quant import QTensor, dequantize, quantize_array
 from precis.sweep.store import checkpoints
 
 from .test_master import bits
@@ -78,6 +78,18 @@ def test_a_master_is_optax_in_float32_and_is_quantized():
     np.testing.assert_array_equal(dequantize(stored["kernel"]), onto_int8(wide["kernel"]))
     np.testing.assert_array_equal(stored["bias"], wide["bias"])
     assert list(state.kept) == ["kernel"]
+
+
+def test_to_nearest_no_code_would_ever_move():
+    """Why nearest without a master is refused: updates of less than half a step are all lost."""
+    params, (grads, *_) = example((8, 4))
+    first = stored = stored_params(POLICY, params)["kernel"]
+    update = 1e-3 * grads["kernel"]
+    for _ in range(50):
+        stored = quantize_array(dequantize(stored) - update, "int8@channel")
+    np.testing.assert_array_equal(stored.values, first.values)
+    steps = 50 * np.abs(update) / first.scale
+    assert (steps > 1).mean() > 0.5
 
 
 def test_by_chance_the_mean_is_what_was_meant():

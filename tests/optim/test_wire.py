@@ -107,10 +107,11 @@ def test_what_overflows_the_wire_is_seen_by_all():
     np.testing.assert_array_equal(the_same_everywhere(reduced(x, "f16", False)), np.inf)
 
 
-def test_integers_never_wrap():
-    x = np.full((REPLICAS, 300), 127, np.float32)
-    got = the_same_everywhere(reduced(x, "int8@block256", False))
-    np.testing.assert_array_equal(got, 8 * 127)
+@pytest.mark.parametrize(("fmt", "most"), [("int8@block256", 127), ("e4m3fn@block64", 448)])
+def test_sums_of_codes_never_wrap_nor_overflow(fmt, most):
+    # Summed as they are, eight int8 of 127 are -8, and eight e4m3fn of 448 NaN.
+    x = np.full((REPLICAS, 300), most, np.float32)
+    np.testing.assert_array_equal(the_same_everywhere(reduced(x, fmt, False)), 8 * most)
 
 
 @pytest.mark.parametrize("fmt", ["f32", "bf16"])
