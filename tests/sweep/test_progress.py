@@ -10,5 +10,5 @@ def test_every_role_is_told_once_with_its_reason():
     lines = compact_roles({"roles": roles})
     assert lines == [
         "f32: p (f32), a s r m v (the widest of f32, p and c), w (as p), o (given)",
-        "bf16: c (given), k g x (as c)",
+        "bf16: c (given), k g x (as c), gx gw (as g)",
     ]
