@@ -100,7 +100,7 @@ EINSUMS = [
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("f16", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(("spec", "left", "right"), EINSUMS)
 def test_every_layout_runs_and_transposes(spec, left, right, dtype):
     keys = jax.random.split(jax.random.key(1))

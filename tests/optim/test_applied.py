@@ -37,8 +37,17 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("name", INNERS)
+NIGHTLY = pytest.mark.nightly
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [
+        ("adam", True),
+        *((name, False) for name in INNERS),
+        *(pytest.param(name, True, marks=NIGHTLY) for name in INNERS if name != "adam"),
+    ],
+)
 def test_one_step_is_the_two_calls(name, scaled):
     params, grads = example()
     optimizer = INNERS[name]

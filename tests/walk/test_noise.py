@@ -73,7 +73,13 @@ def deep(params, x):
     return lax.scan(block, x, params)[0].sum()
 
 
-@pytest.mark.parametrize("policy", ["int8(stochastic)", FORWARD, BACKWARD])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "int8(stochastic)",
+        *(pytest.param(policy, marks=pytest.mark.nightly) for policy in (FORWARD, BACKWARD)),
+    ],
+)
 def test_what_is_computed_again_draws_what_it_drew(policy):
     params = jax.random.normal(jax.random.key(2), (3, 8, 8))
 
