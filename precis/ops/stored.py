@@ -159,8 +159,9 @@ def _forward(
         apart = _scaled(op, apart, own, key)
     out = out if apart is None else out + apart
     operand = key.roles.rhs if key.side == 0 else key.roles.lhs
-    kept = kept_of(wide, brought, operand, key.roles.grad_for_weight)
-    kept = None if tangent is None else kept
+    kept = None
+    if tangent is not None:
+        kept = kept_of(wide, brought, operand, key.roles.grad_for_weight)
     return key.handed_over(out), _Saved(kept, weight, sizes, noise)
 
 

@@ -76,7 +76,6 @@ def in_chunks(
         updated = settled(done.params[path], start, leaf.grad)
         after = zip(moments, moments_of(done.state), seconds_of(state), strict=True)
         new = [encoded(x, size, tree[path], is_second=second) for x, tree, second in after]
-        # XLA's CPU uses one core for what it computes where it puts it.
         new = settled(new, start, leaf.grad)
         written = [write(x, start, part) for x, part in zip(moments, new, strict=True)]
         return (map_words(put, out, updated), written), done

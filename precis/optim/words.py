@@ -74,7 +74,8 @@ def settled(tree: PyTree, start: int | Array, data: Array) -> PyTree:
     """`tree`, if it has several arrays, computed before any of them is put where it came from.
 
     Otherwise XLA computes each again where it is put, from what the others were, and copies all of
-    these to keep them. A loop that is never entered stops that, if the compiler cannot know it.
+    these to keep them; and its CPU backend uses one core for what it computes where it puts it. A
+    loop that is never entered stops that, if the compiler cannot know it.
 
     Args:
         tree: Arrays and scalars.
