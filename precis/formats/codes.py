@@ -13,10 +13,10 @@ from precis.formats.bits import CARRIERS, Carrier, split
 from precis.formats.catalogue import FLOAT32
 from precis.formats.float_format import FloatFormat
 from precis.formats.lookup import places_of, values_at
-from precis.formats.parse import Format, held_by, parse, parse_grid
+from precis.formats.parse import Format, parse, parse_grid
 from precis.formats.round import resolve, round_to
 from precis.formats.scaled import Rounded
-from precis.formats.spec import Codebook, Grid, IntFormat
+from precis.formats.spec import Codebook, Grid, IntFormat, held_by
 
 
 def encode(x: Array, fmt: Format | str, *, key: Array | None = None) -> Array:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from precis.formats.float_format import FloatFormat
 from precis.formats.ladder import code_at, ends, number_at, rung_below
-from precis.formats.parse import check_option, check_rounding, parse_grid
+from precis.formats.options import check_option, check_rounding
+from precis.formats.parse import parse_grid
 from precis.formats.scaled import Overflow, Rounded, Rounding, Subnormals
 from precis.formats.spec import Codebook, Grid
 

@@ -10,38 +10,21 @@ option  = rounding | "overflow=" … | "subnormals=" … | "scale=" …
 
 from __future__ import annotations
 
-import math
 import re
-from typing import Any, get_args
+from typing import Any
 
 from precis.formats.catalogue import ALIASES, CATALOGUE, FLOAT32
 from precis.formats.float_format import FloatFormat, Specials
-from precis.formats.scaled import (
-    BLOCK_FORMATS,
-    Granularity,
-    Overflow,
-    Rounded,
-    Rounding,
-    ScaledFormat,
-    ScaleRule,
-    Subnormals,
-)
-from precis.formats.spec import Codebook, Grid, IntFormat
+from precis.formats.options import split_options, with_rounding
+from precis.formats.scaled import BLOCK_FORMATS, Granularity, Rounded, ScaledFormat
+from precis.formats.spec import Codebook, Grid, IntFormat, held_by
 from precis.types import did_you_mean
 
 Format = FloatFormat | IntFormat | Codebook | Rounded | ScaledFormat
 
 _EXMY = re.compile(r"e(\d+)m(\d+)(fnuz|fn)?")
 _INT = re.compile(r"(u?)int(\d+)(?:q(\d+))?")
-_OPTIONS = re.compile(r"(.*?)\(([^()]*)\)")
 _SHARED = re.compile(r"(tensor|channel|block(-?\w*))(?::([^@]*))?(@tensor)?")
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "rounding": get_args(Rounding),
-    "overflow": get_args(Overflow),
-    "subnormals": get_args(Subnormals),
-    "scale": get_args(ScaleRule),
-}
 
 
 def parse(text: Format | str) -> Format:
@@ -70,13 +53,13 @@ def parse(text: Format | str) -> Format:
         return text
     if not isinstance(text, str):
         raise TypeError(f"a format or its name is wanted, got {text!r}")
-    name, options = _split_options(re.sub(r"\s", "", text.lower()))
+    name, options = split_options(re.sub(r"\s", "", text.lower()))
     name = BLOCK_FORMATS.get(name, name)
     if "@" in name:
         return _scaled(name, options)
     if "scale" in options:
         raise ValueError(f"{text!r}: only a scaled format (with '@') has a rule for its scale")
-    return _rounded(_grid(name), options)
+    return with_rounding(_grid(name), options)
 
 
 def parse_float(text: Format | str) -> FloatFormat:
@@ -160,7 +143,7 @@ def _scaled(text: str, outer: dict[str, str]) -> ScaledFormat:
             f"{text!r}: what shares a scale is 'tensor', 'channel' or 'block32', with the scale's "
             f"format behind ':' (block32:e8m0), got {shared!r}"
         )
-    name, inner = _split_options(element)
+    name, inner = split_options(element)
     if both := inner.keys() & outer.keys():
         raise ValueError(f"{text!r}: {both.pop()!r} is said twice")
     if "scale" in inner:
@@ -169,7 +152,7 @@ def _scaled(text: str, outer: dict[str, str]) -> ScaledFormat:
     granularity: Granularity = "block" if match[1].startswith("block") else match[1]  # type: ignore
     scale = parse_float(match[3]) if match[3] is not None else None
     fmt = ScaledFormat(
-        element=_rounded(_grid(name), inner | outer),
+        element=with_rounding(_grid(name), inner | outer),
         granularity=granularity,
         block=_block(text, match[2]) if granularity == "block" else None,
         scale=None if scale == FLOAT32 else scale,
@@ -206,77 +189,3 @@ def _check_scales(fmt: ScaledFormat) -> None:
         raise ValueError(
             f"{fmt}: a second scale, of the tensor, goes with narrow float scales such as e4m3fn"
         )
-
-
-def held_by(grid: Grid, carrier: FloatFormat) -> bool:
-    """Whether `carrier` has every value of `grid`."""
-    match grid:
-        case FloatFormat():
-            return grid.fits_in(carrier)
-        case IntFormat():
-            significant = grid.bits - int(grid.signed)
-            reach = max(abs(grid.min), grid.max)
-            return significant <= carrier.mantissa_bits + 1 and reach <= carrier.max
-        case Codebook():
-            return all(_has(value, carrier) for value in grid.values)
-
-
-def _has(value: float, carrier: FloatFormat) -> bool:
-    """Whether `value` is one of `carrier`'s."""
-    if value == 0:
-        return carrier.has_zero
-    step = max(math.frexp(abs(value))[1] - 1, carrier.min_exponent) - carrier.mantissa_bits
-    return abs(value) <= carrier.max and math.ldexp(value, -step).is_integer()
-
-
-def _rounded(grid: Grid, options: dict[str, str]) -> Grid | Rounded:
-    how: dict[str, Any] = dict(options)
-    rounded = Rounded(grid, **how)
-    check_rounding(rounded)
-    return rounded if rounded != Rounded(grid) else grid
-
-
-def check_rounding(fmt: Rounded) -> None:
-    """Refuses ways of rounding that the grid has no codes for.
-
-    Raises:
-        ValueError: Overflow to an Inf or NaN that the grid lacks.
-    """
-    grid = fmt.grid
-    has = {
-        "inf": isinstance(grid, FloatFormat) and grid.has_inf,
-        "nan": isinstance(grid, FloatFormat) and grid.has_nan,
-    }
-    if fmt.overflow is not None and not has.get(fmt.overflow, True):
-        raise ValueError(f"overflow={fmt.overflow!r}: {grid} has no {fmt.overflow}; try 'saturate'")
-
-
-def check_option(key: str, value: str | None) -> None:
-    """Refuses an unknown value of one of `round_to`'s options.
-
-    Raises:
-        ValueError: It is not one of the choices; the message names the nearest.
-    """
-    if value is not None and value not in _CHOICES[key]:
-        raise ValueError(
-            f"{key}={value!r} is none of {', '.join(_CHOICES[key])}"
-            f"{did_you_mean(str(value), _CHOICES[key])}"
-        )
-
-
-def _split_options(text: str) -> tuple[str, dict[str, str]]:
-    """`name(a,b=c)` as its name and its options, a bare option being a way of rounding."""
-    match = _OPTIONS.fullmatch(text)
-    if match is None or not match[1]:
-        return text, {}
-    options: dict[str, str] = {}
-    for option in match[2].split(","):
-        key, equals, value = option.partition("=")
-        key, value = (key, value) if equals else ("rounding", option)
-        if key not in _CHOICES:
-            raise ValueError(f"{text!r}: no option is called {key!r}{did_you_mean(key, _CHOICES)}")
-        check_option(key, value)
-        if key in options:
-            raise ValueError(f"{text!r}: {key!r} is given twice")
-        options[key] = value
-    return match[1], options

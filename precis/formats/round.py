@@ -14,8 +14,10 @@ from precis.formats.bits import CARRIERS, to_float32
 from precis.formats.catalogue import CATALOGUE, FLOAT64
 from precis.formats.float_format import FloatFormat
 from precis.formats.noise import random_bits
-from precis.formats.parse import Format, check_option, check_rounding, held_by, parse
+from precis.formats.options import check_option, check_rounding
+from precis.formats.parse import Format, parse
 from precis.formats.scaled import Overflow, Rounded, Rounding, ScaledFormat, Subnormals
+from precis.formats.spec import held_by
 from precis.formats.values import round_values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,3 +107,24 @@ class Codebook:
 
 Grid = FloatFormat | IntFormat | Codebook
 """A set of numbers that have codes of a fixed width."""
+
+
+def held_by(grid: Grid, carrier: FloatFormat) -> bool:
+    """Whether `carrier` has every value of `grid`."""
+    match grid:
+        case FloatFormat():
+            return grid.fits_in(carrier)
+        case IntFormat():
+            significant = grid.bits - int(grid.signed)
+            reach = max(abs(grid.min), grid.max)
+            return significant <= carrier.mantissa_bits + 1 and reach <= carrier.max
+        case Codebook():
+            return all(_has(value, carrier) for value in grid.values)
+
+
+def _has(value: float, carrier: FloatFormat) -> bool:
+    """Whether `value` is one of `carrier`'s."""
+    if value == 0:
+        return carrier.has_zero
+    step = max(math.frexp(abs(value))[1] - 1, carrier.min_exponent) - carrier.mantissa_bits
+    return abs(value) <= carrier.max and math.ldexp(value, -step).is_integer()
