@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from precis.formats import Codebook, FloatFormat, Format, IntFormat, Rounded, ScaledFormat, parse
-from precis.report.records import Trial
+from precis.report.records import Trial, resolved
 from precis.report.words import count
 
 
@@ -34,7 +34,7 @@ def grains(trials: Sequence[Trial]) -> dict[str, Grain]:
     A rule's key has its pattern before it.
     """
     found = {}
-    for role in next(((*trial.roles, *trial.rules) for trial in trials if trial.roles), ()):
+    for role in resolved(trials):
         fmt = parse(role.format)
         share = _share_of_step(fmt)
         match fmt.grid if isinstance(fmt, Rounded | ScaledFormat) else fmt:

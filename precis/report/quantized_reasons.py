@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from precis.report.answer import unit
-from precis.report.reasons import MOSTLY, failed, few_bits, withheld
+from precis.report.arm_formats import few_bits
+from precis.report.reasons import MOSTLY, failed, withheld
 from precis.report.rows import Row, TaskTable
 from precis.report.words import MINUS, percent, short
 from precis.stats import Estimate

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
-from precis.formats import FloatFormat, parse_float
-from precis.report.grain import grains
+from precis.report.arm_formats import few_bits, float_formats, narrow_format
 from precis.report.powers import power
 from precis.report.records import Trial
 from precis.report.rows import Row, TaskTable
-from precis.report.words import count, percent, short
+from precis.report.words import count, one_part, percent, short
 
 # A share has to stand out by this much before it is offered as a cause: five entries in a hundred
 # more than the baseline's is beyond what two seeds of one policy differ by.
 _STANDS_OUT = 0.05
-# IEEE's half precision and every format of as few exponent bits reach from about 1e-8 to 1e5, so
-# gradients fall out at the low end and sums at the high one unless the loss is scaled.
-_NARROW_EXPONENT = 5
-# Below bfloat16's seven bits, rounding alone is a cause; from there up it is only mentioned if
-# nothing else explains the gap.
-_FEW_MANTISSA_BITS = 6
-# Roles of what matrix ops see; of what gradients can fall out of; and others as well, the likeliest
-# cause first.
-_SEEN = ("c", "k", "x", "g", "gx", "gw")
+# Roles whose formats gradients can fall out of, the likeliest cause first.
 _CUTTING = ("c", "x", "g", "gx", "gw", "p")
-_ORDER = ("c", "x", "g", "gx", "gw", "k", "p", "a", "o", "w")
 # A gap of which four fifths are on one side is said to be from that side.
 MOSTLY = 0.8
 
@@ -60,20 +50,6 @@ def first_non_finite(trial: Trial) -> int | None:
     return next(logged, trial.step if trial.state == "diverged" else None)
 
 
-def formats(trial_rows: Sequence[Trial]) -> dict[str, FloatFormat]:
-    """The float formats of an arm's policy by key; scaled and integer ones are left out.
-
-    A rule's key has its pattern before it.
-    """
-    found = {}
-    for role in next(((*t.roles, *t.rules) for t in trial_rows if t.roles), ()):
-        try:
-            found[role.key] = parse_float(role.format)
-        except ValueError:
-            continue
-    return found
-
-
 def withheld(row: Row) -> str:
     """Why no verdict is given; "" if one is."""
     if not row.verdict or row.verdict.kind != "withheld":
@@ -100,7 +76,7 @@ def _diverged(row: Row) -> str:
     steps = sorted({step for t in diverged if (step := first_non_finite(t)) is not None})
     when = f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(map(str, steps))}"
     text = f"The loss stopped being finite at {when}, in {len(diverged)} of {len(ended)} seeds"
-    narrow = _narrow(formats(row.trials))
+    narrow = narrow_format(row.trials)
     if others := [key for key in row.arm.recipe if key != "loss_scale"]:
         changed = ", ".join(f"`{key}={row.arm.recipe[key]}`" for key in others)
         return f"{text}; its recipe has {changed}, so the policy need not be the cause."
@@ -126,8 +102,7 @@ def _zero_gradients(row: Row, base: Row) -> str:
     if arm is None or plain is None or arm - plain < _STANDS_OUT:
         return ""
     text = f"{percent(arm)} of all gradient entries are exactly zero (baseline: {percent(plain)})"
-    fmts = formats(row.trials)
-    narrow = _narrow({key: fmt for key, fmt in fmts.items() if _role(key) in _CUTTING})
+    narrow = narrow_format(row.trials, _CUTTING)
     if narrow is None:
         return f"{text}."
     key, fmt = narrow
@@ -143,7 +118,7 @@ def _lost_updates(row: Row, base: Row) -> str:
         f"{percent(arm)} of all updates that are not zero leave their parameter as it was "
         f"(baseline: {percent(plain)})"
     )
-    stored = {key: fmt for key, fmt in formats(row.trials).items() if _role(key) == "p"}
+    stored = float_formats(row.trials, ("p",))
     if not stored:
         return f"{text}."
     key, fmt = max(stored.items(), key=lambda item: item[1].eps)
@@ -151,7 +126,7 @@ def _lost_updates(row: Row, base: Row) -> str:
     # binade; what is smaller than the latter rounds away wherever it lands.
     return (
         f"{text}: `{key}={fmt}` keeps {fmt.mantissa_bits} mantissa bits, so an update smaller "
-        f"than {_part(fmt.eps / 4)} of its parameter rounds away."
+        f"than {one_part(fmt.eps / 4)} of its parameter rounds away."
     )
 
 
@@ -178,34 +153,6 @@ def _side(table: TaskTable, row: Row) -> str:
     )
 
 
-def few_bits(row: Row, base: Row, *, explained: bool) -> str:
-    """The coarsest of the formats that matrix ops see, where it is coarser than the baseline's.
-
-    Args:
-        row: Of the arm.
-        base: The baseline's.
-        explained: Whether something else is a cause, beside which a fine format is none.
-    """
-    own, plain = grains(row.trials), grains(base.trials)
-    # A role that the baseline does not name follows g there.
-    theirs_of = {key: plain.get(_role(key), plain.get("g")) for key in own}
-    seen = [key for key in own if _role(key) in _SEEN and theirs_of[key] is not None]
-    if not seen:
-        return ""
-    # Of equals the first: c, which the others follow.
-    seen.sort(key=lambda k: (" " in k, _SEEN.index(_role(k))))
-    key = max(seen, key=lambda k: own[k].error)
-    grain, theirs = own[key], theirs_of[key]
-    if theirs is None or grain.error <= theirs.error:
-        return ""
-    if explained and grain.error < 2.0**-_FEW_MANTISSA_BITS / 2:
-        return ""
-    return (
-        f"`{key}={grain.format}` {grain.has}: each value it rounds is off by up to "
-        f"{_part(grain.error)}{grain.of} (`{theirs.format}`: {_part(theirs.error)})."
-    )
-
-
 def _skipped(row: Row) -> str:
     if not row.skipped:
         return ""
@@ -217,24 +164,6 @@ def _skipped(row: Row) -> str:
         else ""
     )
     return f"Loss scaling skipped {count(row.skipped, 'step')} of {row.taken}{end}."
-
-
-def _narrow(fmts: dict[str, FloatFormat]) -> tuple[str, FloatFormat] | None:
-    """The first of the formats that matrix ops see whose range is half precision's or less."""
-    known = [key for key in fmts if _role(key) in _ORDER]
-    for key in sorted(known, key=lambda key: _ORDER.index(_role(key))):
-        if fmts[key].exponent_bits <= _NARROW_EXPONENT:
-            return key, fmts[key]
-    return None
-
-
-def _role(key: str) -> str:
-    """The role's letters, of a rule's key as well.
-
-    >>> _role("head/**: gx")
-    'gx'
-    """
-    return key.rpartition(" ")[2]
 
 
 def _median(trials: Iterable[Trial], name: str) -> float | None:
@@ -249,8 +178,3 @@ def _median(trials: Iterable[Trial], name: str) -> float | None:
         if value is not None:
             found.append(value)
     return float(np.median(found)) if found else None
-
-
-def _part(x: float) -> str:
-    """A power of two below one, as the reader's fraction."""
-    return f"1 part in {1 / x:,.0f}"

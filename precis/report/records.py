@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,3 +182,8 @@ class Store:
     def arm(self, name: str) -> Arm | None:
         """The arm of that name, or None."""
         return next((arm for arm in self.arms if arm.name == name), None)
+
+
+def resolved(trials: Iterable[Trial]) -> tuple[Role, ...]:
+    """What an arm's policy resolves to, rules by path included, by the first trial that says it."""
+    return next(((*trial.roles, *trial.rules) for trial in trials if trial.roles), ())

@@ -74,6 +74,15 @@ def percent(share: float | None) -> str:
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
+def one_part(x: float) -> str:
+    """A power of two below one, as the reader's fraction.
+
+    >>> one_part(2.0**-12)
+    '1 part in 4,096'
+    """
+    return f"1 part in {1 / x:,.0f}"
+
+
 def byte_unit(sizes: Iterable[int | None]) -> tuple[int, str]:
     """The unit in which the largest of `sizes` is at least one: its bytes, and its name."""
     largest = max((size for size in sizes if size is not None), default=0)
