@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_LISTED = 3
+from precis.report.words import first_few
+
 _PRECISIONS = {
     "HIGHEST": "asks for full precision (HIGHEST)",
     "TF32": "multiplies in TF32 on GPUs that have it, elsewhere in full precision (HIGHEST)",
@@ -57,8 +58,7 @@ def listed(paths: Sequence[str], record: Mapping[str, Any]) -> str:
     """The first of several paths and how many more; `all matrix ops` if that is what they are."""
     if len(paths) > 1 and set(paths) == {site["path"] for site in record["sites"]}:
         return "all matrix ops"
-    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
-    return ", ".join(paths[:_LISTED]) + more
+    return first_few(paths)
 
 
 def reasons(record: Mapping[str, Any]) -> dict[str, list[str]]:

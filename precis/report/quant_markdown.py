@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from precis.report.quant_words import change, decibels, headline, listed, reasons, share
-from precis.report.words import byte_unit, in_unit
+from precis.report.quant_words import change, decibels, headline, reasons, share
+from precis.report.words import byte_unit, first_few, in_unit
 
 _COLUMNS = (
     "weight",
@@ -33,7 +33,7 @@ def quantized_markdown(record: Mapping[str, Any]) -> str:
         "",
     ]
     for reason, paths in reasons(record).items():
-        lines.append(f"- {reason}: {listed([f'`{path}`' for path in paths])}")
+        lines.append(f"- {reason}: {first_few([f'`{path}`' for path in paths])}")
     return "\n".join(lines) + "\n"
 
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from precis.report.quant_words import change, decibels, headline, listed, reasons, share
-from precis.report.words import byte_unit, in_unit
+from precis.report.quant_words import change, decibels, headline, reasons, share
+from precis.report.words import byte_unit, first_few, in_unit
 
 _NOTE = (
     "dB: SQNR of the weight; of the output, with that weight alone in few bits, and with all "
@@ -28,7 +28,7 @@ def print_quantized(record: Mapping[str, Any], console: Console, *, title: str =
     if _has_outputs(record):
         console.print(Text(_NOTE, "dim"))
     for reason, paths in reasons(record).items():
-        console.print(Text.assemble((f"{reason}: ", "bold"), listed(paths)))
+        console.print(Text.assemble((f"{reason}: ", "bold"), first_few(paths)))
 
 
 def _table(record: Mapping[str, Any]) -> Table:

@@ -8,8 +8,6 @@ from typing import Any
 
 from precis.report.words import MINUS, NOTHING, byte_unit, in_unit, number
 
-_LISTED = 3
-
 
 def headline(record: Mapping[str, Any]) -> str:
     """What it saved, and what it cost.
@@ -71,9 +69,3 @@ def reasons(record: Mapping[str, Any]) -> dict[str, list[str]]:
     for path, reason in record["kept"].items():
         found.setdefault(f"in float, {reason}", []).append(path)
     return found
-
-
-def listed(paths: list[str]) -> str:
-    """The first of several paths, and how many more there are."""
-    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
-    return ", ".join(paths[:_LISTED]) + more

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 NOTHING = "–"
 MINUS = "−"
 NO_BREAK = "\u00a0"
+# Names of a list that are spelled out.
+_LISTED = 3
 
 
 def number(x: float | None, decimals: int, *, signed: bool = False) -> str:
@@ -99,6 +101,16 @@ def names(items: Sequence[str]) -> str:
     """A list in a sentence, each as code: `a`, `b` and `c`."""
     marked = [f"`{item}`" for item in items]
     return " and ".join([*([", ".join(marked[:-1])] if marked[:-1] else []), *marked[-1:]])
+
+
+def first_few(items: Sequence[str]) -> str:
+    """The first three of several names, and how many more there are.
+
+    >>> first_few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return ", ".join(items[:_LISTED]) + more
 
 
 def count(n: int, noun: str) -> str:
