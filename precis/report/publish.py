@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from precis.report.html import to_html
 from precis.report.markdown import to_markdown
 from precis.report.read import load
 from precis.report.terminal import print_report
+from precis.sweep.store.strict import write_text
 
 
 def write(folder: str | Path) -> tuple[Path, Path]:
@@ -30,10 +30,10 @@ def write(folder: str | Path) -> tuple[Path, Path]:
     """
     folder = Path(folder)
     report = summarize(load(folder))
-    return (
-        _replace(folder / "report.html", to_html(report)),
-        _replace(folder / "report.md", to_markdown(report)),
-    )
+    page, text = folder / "report.html", folder / "report.md"
+    write_text(page, to_html(report))
+    write_text(text, to_markdown(report))
+    return page, text
 
 
 def show(folder: str | Path, console: Console | None = None) -> None:
@@ -43,11 +43,3 @@ def show(folder: str | Path, console: Console | None = None) -> None:
         ValueError: The folder holds no sweep.
     """
     print_report(summarize(load(folder)), console or Console())
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Puts `text` in place in one step, so that a reader never sees half a page."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(draft, path)
-    return path
