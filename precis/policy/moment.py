@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from precis.formats import (
-    Codebook,
-    FloatFormat,
-    Format,
-    Grid,
-    IntFormat,
-    ScaledFormat,
-    parse,
-)
+from precis.formats import Codebook, FloatFormat, Format, ScaledFormat, facts, parse
 from precis.policy.kept import kept_format
 
 # A gradient that is a hundredth of the largest in its block has a second moment of 10^-4 of it.
@@ -42,7 +34,7 @@ def _second(fmt: ScaledFormat) -> ScaledFormat:
         unsigned = parse(str(fmt).replace("dynamic8", "udynamic8"))
         assert isinstance(unsigned, ScaledFormat)
         return replace(unsigned, rule=fmt.rule)
-    smallest = _smallest_positive(grid)
+    smallest = facts(grid).smallest_positive
     if smallest / grid.max > _SMALLEST_SECOND:
         raise ValueError(
             f"v={fmt}: the smallest value but 0 is {smallest / grid.max:.2g} of a block's largest; "
@@ -50,13 +42,3 @@ def _second(fmt: ScaledFormat) -> ScaledFormat:
             "explode; choose dynamic8@block256 or e5m2@block256"
         )
     return fmt
-
-
-def _smallest_positive(grid: Grid) -> float:
-    match grid:
-        case FloatFormat():
-            return grid.smallest_subnormal
-        case IntFormat():
-            return grid.unit
-        case Codebook():
-            return min(value for value in grid.values if value > 0)
