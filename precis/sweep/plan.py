@@ -120,8 +120,8 @@ def _planned(
         policy = read_policy(arm.policy)
     except (TypeError, ValueError) as error:
         raise ValueError(f"arm {arm.name!r}: {error}") from None
-    is_known = lambda fmt: isinstance(fmt, FloatFormat) and not fmt.is_native  # noqa: E731
-    no_dtype = [str(fmt) for fmt in policy.params if is_known(fmt)]
+    floats = [fmt for fmt in policy.params if isinstance(fmt, FloatFormat)]
+    no_dtype = [str(fmt) for fmt in floats if not fmt.is_native]
     if arm.perturb_ulp and no_dtype:
         raise ValueError(
             f"{where}: perturb_ulp counts in a dtype's ulps, and p={no_dtype[0]} has no dtype; "
