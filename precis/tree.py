@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,7 @@ def static_facts(tree: PyTree) -> dict[str, dict[str, Any]]:
     return {path_str(path): node.static_facts for path, node in nodes if _has_facts(node)}
 
 
-def _has_facts(node: Any) -> bool:
+def _has_facts(node: Any) -> TypeGuard[HasStaticFacts]:
     return hasattr(type(node), "static_facts")
 
 
