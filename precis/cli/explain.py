@@ -5,30 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from precis.cli.arguments import Output, arg
 from precis.cli.console import open_console
 
 if TYPE_CHECKING:
     from precis.train import Task
 
 
-def _arg(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 def explain(
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK|FILE")],
     *,
-    policy: Annotated[str | None, _arg("POLICY")] = None,
-    model: Annotated[str | None, _arg("MODEL")] = None,
+    policy: Annotated[str | None, arg("POLICY")] = None,
+    model: Annotated[str | None, arg("MODEL")] = None,
     compiled: bool = False,
-    output: Annotated[
-        Literal["terminal", "markdown", "json"],
-        tyro.conf.arg(name="as", metavar="terminal|markdown|json"),
-    ] = "terminal",
+    output: Output = "terminal",
 ) -> int:
     """Print what a task would run in which format, and why; nothing is trained.
 

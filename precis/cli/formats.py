@@ -5,26 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
+from precis.cli.arguments import arg
 from precis.cli.console import open_console
 
 _PICTURES = (".svg", ".png")
 _NEGATIVE = re.compile(r"-(?=\.?\d|inf|nan)", re.IGNORECASE)
 
 
-def _arg(metavar: str) -> Any:
-    """Without a default in the help, where it would be an empty list or None."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 def formats(
-    name: Annotated[tyro.conf.Positional[str | None], _arg("[NAME]")] = None,
-    numbers: Annotated[tyro.conf.Positional[tuple[str, ...]], _arg("[NUMBER ...]")] = (),
+    name: Annotated[tyro.conf.Positional[str | None], arg("[NAME]")] = None,
+    numbers: Annotated[tyro.conf.Positional[tuple[str, ...]], arg("[NUMBER ...]")] = (),
     *,
-    picture: Annotated[Path | None, _arg("FILE")] = None,
+    picture: Annotated[Path | None, arg("FILE")] = None,
 ) -> int:
     """Print all number formats, or one, or what becomes of numbers in it.
 

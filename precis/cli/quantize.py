@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
+from precis.cli.arguments import Output, arg
 from precis.cli.console import open_console
 
 if TYPE_CHECKING:
@@ -22,13 +23,10 @@ def quantize(
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(name="rule", metavar="PATTERN=MODE"),
     ] = (),
-    calibrate: Annotated[str, tyro.conf.arg(metavar="HOW", help_behavior_hint="")] = "absmax",
-    smooth: Annotated[float | None, tyro.conf.arg(metavar="ALPHA", help_behavior_hint="")] = None,
-    output: Annotated[
-        Literal["terminal", "markdown", "json"],
-        tyro.conf.arg(name="as", metavar="terminal|markdown|json"),
-    ] = "terminal",
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DST", help_behavior_hint="")] = None,
+    calibrate: Annotated[str, arg("HOW")] = "absmax",
+    smooth: Annotated[float | None, arg("ALPHA")] = None,
+    output: Output = "terminal",
+    out: Annotated[Path | None, arg("DST")] = None,
     overwrite: bool = False,
 ) -> int:
     """Quantize a trained model, and say what that costs and saves.
