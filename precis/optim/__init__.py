@@ -5,8 +5,8 @@ from precis.optim.applied import Applied, Apply, Applying, InPlace, add_updates,
 from precis.optim.blockwise import BlockwiseState
 from precis.optim.clip import clipped_first
 from precis.optim.coded import stored_params
-from precis.optim.kept import Kept
-from precis.optim.master import MasterState, master_weights, reseeded
+from precis.optim.kept import Kept, reseeded
+from precis.optim.master import MasterState, master_weights
 from precis.optim.moment import Moment
 from precis.optim.moments import quantized_state, stored_moments
 from precis.optim.norm import Norm, clip_by_norm, gradient_norm
@@ -19,13 +19,8 @@ from precis.optim.scale import (
     scale_loss,
     static_loss_scale,
 )
-from precis.optim.scaled import (
-    LossScaledState,
-    keep_if_skipped,
-    loss_scaled,
-    scale_of,
-    state_of,
-)
+from precis.optim.scaled import loss_scaled
+from precis.optim.scaled_state import LossScaledState, keep_if_skipped, scale_of, state_of
 from precis.optim.wire import reduce_gradients
 
 __all__ = [

@@ -20,7 +20,7 @@ from precis.optim.applied import (
     taken_updates,
 )
 from precis.optim.norm import gradient_norm, widened
-from precis.optim.scaled import LossScaledState
+from precis.optim.scaled_state import LossScaledState
 from precis.tree import is_float, map_floats
 from precis.types import PyTree, did_you_mean
 
@@ -101,17 +101,7 @@ def accumulate(inner: optax.GradientTransformation, k: int, *, on_nan: OnNaN = "
 
     def init(params: PyTree) -> AccumulatedState:
         wide = widened(params)
-        return AccumulatedState(
-            inner=wrapped.init(wide),
-            total=jax.tree.map(jnp.zeros_like, wide),
-            weight=jnp.zeros((), jnp.float32),
-            seen=jnp.zeros((), jnp.int32),
-            spoiled=jnp.zeros((), jnp.bool_),
-            windows=jnp.zeros((), jnp.int32),
-            lost=jnp.zeros((), jnp.int32),
-            dropped=jnp.zeros((), jnp.int32),
-            last_finite=jnp.ones((), jnp.bool_),
-        )
+        return _first(wrapped.init(wide), jax.tree.map(jnp.zeros_like, wide))
 
     def update(
         updates: PyTree,
@@ -154,6 +144,21 @@ def accumulate(inner: optax.GradientTransformation, k: int, *, on_nan: OnNaN = "
         return (made.params, made.tally), after
 
     return Applying(init, update)
+
+
+def _first(inner: PyTree, total: PyTree) -> AccumulatedState:
+    """The state before the first micro-batch."""
+    return AccumulatedState(
+        inner=inner,
+        total=total,
+        weight=jnp.zeros((), jnp.float32),
+        seen=jnp.zeros((), jnp.int32),
+        spoiled=jnp.zeros((), jnp.bool_),
+        windows=jnp.zeros((), jnp.int32),
+        lost=jnp.zeros((), jnp.int32),
+        dropped=jnp.zeros((), jnp.int32),
+        last_finite=jnp.ones((), jnp.bool_),
+    )
 
 
 def _added(state: AccumulatedState, grads: PyTree, weight: Array) -> AccumulatedState:

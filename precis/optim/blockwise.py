@@ -17,7 +17,7 @@ from jax import Array
 
 from precis.formats import FloatFormat, ScaledFormat
 from precis.optim.applied import Applied, Applying, InPlace, taken
-from precis.optim.chunks import Leaf, in_chunks
+from precis.optim.chunks import Leaf, Step, in_chunks
 from precis.optim.elementwise import mixing_operation
 from precis.optim.fields import FIRST, SECOND, map_moments, moments_of, with_moments
 from precis.optim.moment import blank
@@ -96,12 +96,7 @@ def blockwise(
             new, tally = how.apply(old, made)
             return Applied(new, inner_state, tally)
 
-        rest = {path: g for path, g in grads.items() if path not in state.leaves}
-        parts = [taken(step, rest, state.rest, old and {k: old[k] for k in rest}, how=how)]
-        for path, leaf_state in state.leaves.items():
-            leaf = Leaf(path, grads[path], None if old is None else old[path])
-            in_params = in_place is not None
-            parts.append(in_chunks(step, leaf, leaf_state, in_params=in_params, when=how.when))
+        parts = _parts(step, grads, state, old, how=how, in_params=in_place is not None)
         new = {path: x for part in parts for path, x in part.params.items()}
         leaves = dict(zip(state.leaves, (part.state for part in parts[1:]), strict=True))
         out, new_state = with_leaves(updates, new), BlockwiseState(parts[0].state, leaves)
@@ -111,6 +106,24 @@ def blockwise(
         return (out, tally), new_state
 
     return Applying(init, update)
+
+
+def _parts(
+    step: Step,
+    grads: dict[str, Array],
+    state: BlockwiseState,
+    old: dict[str, Any] | None,
+    *,
+    how: InPlace,
+    in_params: bool,
+) -> list[Applied]:
+    """`step` on the rest of the leaves at once, then on each other leaf, a chunk at a time."""
+    rest = {path: g for path, g in grads.items() if path not in state.leaves}
+    parts = [taken(step, rest, state.rest, old and {k: old[k] for k in rest}, how=how)]
+    for path, leaf_state in state.leaves.items():
+        leaf = Leaf(path, grads[path], None if old is None else old[path])
+        parts.append(in_chunks(step, leaf, leaf_state, in_params=in_params, when=how.when))
+    return parts
 
 
 def _flat_like(updates: PyTree, params: PyTree) -> list[Any]:

@@ -80,10 +80,6 @@ def in_chunks(
         written = [write(x, start, part) for x, part in zip(moments, new, strict=True)]
         return (map_words(put, out, updated), written), done
 
-    def bare(state: PyTree) -> PyTree:
-        """What a state holds beside moments, the same in every chunk of a step."""
-        return with_moments(state, (None for _ in moments_of(state)))
-
     out = param if in_params else words_of(widened(leaf.grad), width)
     assert out is not None
     count = math.prod(shape)
@@ -101,14 +97,19 @@ def in_chunks(
     def end(_: Any, carry: Any) -> Any:
         carry, tally, _ = carry
         carry, done = finish(*carry)
-        return carry, jax.tree.map(jnp.add, tally, done.tally), bare(done.state)
+        return carry, jax.tree.map(jnp.add, tally, done.tally), _bare(done.state)
 
     # No cond around them, which would copy the leaf: a loop may go round not once. And the shorter
     # chunk comes last, since its update before a loop would copy the leaf as well.
     times = 1 if when is None else when.astype(jnp.int32)
     if before:
         carry, tally = lax.fori_loop(0, before * times, body, (carry, tally))
-    (out, moments), tally, other = lax.fori_loop(0, times, end, (carry, tally, bare(state)))
+    (out, moments), tally, other = lax.fori_loop(0, times, end, (carry, tally, _bare(state)))
     whole = map_words(lambda x: x.floats.reshape(shape) if isinstance(x, Words) else x, out)
     moments = [x.floats if isinstance(x, Words) else x for x in moments]
     return Applied({path: whole}, with_moments(other, moments), tally)
+
+
+def _bare(state: PyTree) -> PyTree:
+    """What a state holds beside moments, the same in every chunk of a step."""
+    return with_moments(state, (None for _ in moments_of(state)))

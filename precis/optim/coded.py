@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,10 +15,12 @@ from precis.quant import (
     QTensor,
     QuantRule,
     is_stored,
+    open_stored,
     quantize,
     quantize_array,
     quantize_one,
     quantized_format,
+    recast,
 )
 from precis.tree import map_params
 from precis.types import PyTree
@@ -57,6 +60,11 @@ def coded_format(policies: PolicyRules, path: str, leaf: Array | QTensor) -> Sca
         rules = _rules(policies)
         leaf = jax.eval_shape(lambda x: quantize_one(path, x, rules), leaf)
     return leaf.format if isinstance(leaf, QTensor) else None
+
+
+def opened(leaf: Any) -> Array:
+    """[...] a parameter as an array: float32 if it is codes and scales."""
+    return open_stored(recast(leaf, np.float32)) if is_stored(leaf) else leaf
 
 
 def requantized(q: QTensor, wide: Array, key: Array | None = None) -> QTensor:

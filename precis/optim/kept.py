@@ -1,21 +1,20 @@
-"""What is kept of one parameter that is stored in few bits, and how its update is stored."""
+"""What an optimizer's state keeps beside parameters that are stored in few bits."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from precis.formats import FloatFormat, ScaledFormat, cast_to
-from precis.optim.coded import requantized
+from precis.formats import FloatFormat, ScaledFormat, cast_to, parse_float
+from precis.optim.coded import coded_format, float_storage, opened
 from precis.optim.norm import widened
-from precis.quant import QTensor, is_stored, open_stored, recast
-from precis.tree import is_float
+from precis.policy import PolicyRules
+from precis.tree import is_float, named_leaves
 from precis.types import PyTree
 
 Rounding = Literal["nearest", "stochastic", "kahan"]
@@ -46,63 +45,69 @@ class Kept:
         return {"storage": str(self.storage), "rounding": self.rounding}
 
 
-class Pending(NamedTuple):
-    """A parameter in its own format, whose update is asked for.
+def first_kept(
+    params: PyTree, policy: PolicyRules, rounding: Rounding, *, master: FloatFormat, seed: int
+) -> dict[str, Kept]:
+    """By path, what is kept beside each parameter that needs it, before the first step.
 
-    Attributes:
-        param: [...] the parameter.
-        update: [...] float32 or wider; -0.0 until there is one.
+    Args:
+        params: Parameters, which may still be wider than storage.
+        policy: Says what they are stored in.
+        rounding: How they come into storage.
+        master: What they are updated in.
+        seed: Of the random bits of `stochastic`.
+
+    Raises:
+        ValueError: Neither of a storage and `master` has all values of the other; or what a
+            rounding leaves out has no format.
+    """
+    named = named_leaves(params)
+    keys = jax.random.split(jax.random.key(seed), max(len(named), 1))
+    kept: dict[str, Kept] = {}
+    for key, (path, leaf) in zip(keys, named.items(), strict=len(named) > 0):
+        if not is_float(leaf):
+            continue
+        fmt = coded_format(policy, path, leaf) or float_storage(policy, path)
+        if _is_narrow(path, fmt, master, rounding):
+            value = _first_value(leaf, rounding, fmt, master=master, key=key)
+            kept[path] = Kept(value, fmt, rounding)
+    return kept
+
+
+def reseeded(state: PyTree, seed: int | Array) -> PyTree:
+    """An optimizer's state whose stochastic rounding draws the bits of another seed.
+
+    Args:
+        state: Of any optimizer; where nothing is rounded at random, it stays as it is.
+        seed: [] integer, folded into the keys; it may be traced.
     """
 
-    param: Array
-    update: Array
+    def fold(node: Any) -> Any:
+        if not isinstance(node, Kept) or node.rounding != "stochastic":
+            return node
+        return replace(node, value=jax.random.fold_in(node.value, seed))
+
+    return jax.tree.map(fold, state, is_leaf=lambda node: isinstance(node, Kept))
 
 
-class Mastered(NamedTuple):
-    """A parameter and its master.
+def master_format(master: FloatFormat | str) -> FloatFormat:
+    """The format of a master, a dtype.
 
-    Attributes:
-        param: [...] the parameter; None if it is codes and scales, which follow from the master.
-        master: [...] in a wider dtype.
+    Raises:
+        ValueError: It is none, or none of this JAX.
     """
-
-    param: Array | None
-    master: Array
-
-
-class Drawn(NamedTuple):
-    """A parameter that is rounded at random.
-
-    Attributes:
-        param: [...] the parameter; all of it in float32 if it is codes and scales.
-        key: Of the next rounding.
-    """
-
-    param: Array
-    key: Array
+    fmt = parse_float(master)
+    if not fmt.is_native or fmt.bits < 16:
+        raise ValueError(f"a master is kept as it is, so it is f32, bf16, f16 or f64, got {fmt}")
+    if jax.dtypes.canonicalize_dtype(fmt.dtype) != fmt.dtype:
+        raise ValueError(f"master={fmt}: this JAX runs without 64 bits; set jax_enable_x64")
+    return fmt
 
 
-class Compensated(NamedTuple):
-    """A parameter and what its last rounding left out.
-
-    Attributes:
-        param: [...] the parameter.
-        left: [...] the same dtype.
-    """
-
-    param: Array
-    left: Array
-
-
-# What stands in a parameter's place while its update is made: one of the above, or the parameter
-# itself, if nothing is kept beside it and its update is not asked for.
-Node: TypeAlias = Pending | Mastered | Drawn | Compensated
-Carried: TypeAlias = Node | Array
-
-
-def first_value(leaf: Any, kept: Rounding, storage: Storage, *, master: Any, key: Any) -> Any:
-    """The value of the first `Kept` of a parameter that may still be wider than storage."""
-    match kept:
+def _first_value(
+    leaf: Any, rounding: Rounding, storage: Storage, *, master: FloatFormat, key: Array
+) -> Array:
+    match rounding:
         case "nearest":
             # A copy, since the caller may donate parameters and state.
             return jnp.copy(cast_to(opened(leaf), master))
@@ -114,120 +119,22 @@ def first_value(leaf: Any, kept: Rounding, storage: Storage, *, master: Any, key
             return key
 
 
-def opened(leaf: Any) -> Array:
-    """[...] a parameter as an array: float32 if it is codes and scales."""
-    return open_stored(recast(leaf, np.float32)) if is_stored(leaf) else leaf
+def _is_narrow(path: str, storage: Storage, wide: FloatFormat, rounding: Rounding) -> bool:
+    """Whether a parameter needs something beside it, to be updated in `wide`.
 
-
-def carried_by(leaf: Any, kept: Kept | None, *, pending: bool) -> Carried:
-    """What stands in a parameter's place, if its state is `kept`.
-
-    Args:
-        leaf: The parameter, [...] or codes and scales.
-        kept: None if it needs nothing but itself.
-        pending: Then, whether its update is asked for.
+    Raises:
+        ValueError: Neither format has all values of the other; or what a rounding leaves out has no
+            format.
     """
-    if kept is not None and isinstance(kept.storage, ScaledFormat):
-        is_drawn = kept.rounding == "stochastic"
-        return Drawn(opened(leaf), kept.value) if is_drawn else Mastered(None, kept.value)
-    if kept is None:
-        return Pending(leaf, -jnp.zeros_like(widened(leaf))) if pending else leaf
-    # Only what was never stored is still wider than storage.
-    assert isinstance(kept.storage, FloatFormat)
-    param = leaf if leaf.dtype == kept.storage.carrier else cast_to(leaf, kept.storage)
-    node = {"nearest": Mastered, "stochastic": Drawn, "kahan": Compensated}[kept.rounding]
-    return node(param, kept.value)
-
-
-def base_of(carried: Carried) -> Array:
-    """What an update is added to: the wide parameter, or what its last rounding left out."""
-    match carried:
-        case Compensated(_, left):
-            return widened(left)
-        case Drawn(param, _):
-            return widened(param)
-        case Mastered(_, master):
-            return master
-        case Pending(param, _):
-            return param
-        case _:
-            return carried
-
-
-def shown(tree: PyTree) -> PyTree:
-    """What an optimizer is shown of the parameters that `tree` carries: float32 or wider."""
-
-    def show(carried: Carried) -> Array:
-        wide = carried.master if isinstance(carried, Mastered) else param_of(carried)
-        return widened(wide)
-
-    return jax.tree.map(show, tree, is_leaf=lambda x: isinstance(x, Node))
-
-
-def updated(carried: Carried, new: Array, update: Array, storage: Storage) -> Carried:
-    """`carried` after a step; what is stored as codes is not rounded yet, which takes all of it.
-
-    Args:
-        carried: Before it.
-        new: [...] `base_of(carried)` with the update added.
-        update: [...] the update.
-        storage: The parameter's format.
-    """
-    match carried:
-        case Pending(param, _):
-            return Pending(param, update)
-        case Mastered():
-            is_coded = isinstance(storage, ScaledFormat)
-            return Mastered(None if is_coded else cast_to(new, storage), new)
-        case Drawn(_, key):
-            now, later = jax.random.split(key)
-            is_coded = isinstance(storage, ScaledFormat)
-            return Drawn(new if is_coded else cast_to(new, storage, key=now), later)
-        case Compensated(param, _):
-            wide = widened(param)
-            after = cast_to(wide + new, storage)
-            return Compensated(after, cast_to(new - (widened(after) - wide), storage))
-        case _:
-            return cast_to(new, storage) if is_float(new) else new
-
-
-def param_of(carried: Carried) -> Array:
-    """[...] the parameter, which is in storage after a step."""
-    param = carried.param if isinstance(carried, Node) else carried
-    assert param is not None
-    return param
-
-
-def coded_of(carried: Carried, before: Kept, old: QTensor, when: Array | None) -> QTensor:
-    """The codes and scales of a parameter after a step; `old`, bit for bit, if it was skipped.
-
-    Args:
-        carried: What `updated` made of it, or what it was.
-        before: What was kept of it before the step.
-        old: It before the step.
-        when: [] bool, whether the step was taken; None if it was, or if a transformation inside
-            decided.
-    """
-    if isinstance(carried, Mastered):
-        take = functools.partial(requantized, old)
-        if when is None:
-            return take(carried.master)
-        # Codes that came from elsewhere may not be what their own values are quantized to.
-        return lax.cond(when, take, lambda _: old, carried.master)
-    assert isinstance(carried, Drawn)
-    # Each step that is taken splits the key.
-    first, last = (jax.random.key_data(key) for key in (before.value, carried.key))
-    now, _ = jax.random.split(before.value)
-    draw = lambda wide: requantized(old, wide, now)  # noqa: E731
-    return lax.cond((first != last).any(), draw, lambda _: old, carried.param)
-
-
-def update_of(carried: Carried, old: Array) -> Array:
-    """[...] float32 or wider: what optax adds to `old` to get the parameter after a step.
-
-    It is -0.0 where that is what it was.
-    """
-    if isinstance(carried, Pending):
-        return carried.update
-    change = widened(param_of(carried)) - widened(old)
-    return jnp.where(old == param_of(carried), -jnp.zeros_like(change), change)
+    if isinstance(storage, ScaledFormat):
+        if rounding == "kahan":
+            raise ValueError(
+                f"p={storage} at {path!r} with kahan: what is left out of codes is no code; "
+                "choose master='f32', which keeps all of it, or 'stochastic', which keeps nothing"
+            )
+        return True
+    if wide.fits_in(storage):
+        return False
+    if not storage.fits_in(wide):
+        raise ValueError(f"master={wide} lacks values of p={storage} at {path!r}; choose f32")
+    return True

@@ -10,15 +10,24 @@ import jax
 import optax
 from jax import Array
 
-from precis.formats import FLOAT32, FloatFormat, ScaledFormat, parse_float
-from precis.optim import kept as leaves_of
+from precis.formats import FLOAT32, FloatFormat, ScaledFormat
 from precis.optim.applied import Apply, Applying, InPlace, add_updates, apply_update
-from precis.optim.coded import coded_format, float_storage
-from precis.optim.kept import Kept, Rounding, Storage
+from precis.optim.carried import (
+    Carried,
+    base_of,
+    carried_by,
+    coded_of,
+    param_of,
+    shown,
+    update_of,
+    updated,
+)
+from precis.optim.coded import float_storage
+from precis.optim.kept import Kept, Rounding, Storage, first_kept, master_format
 from precis.optim.norm import widened
 from precis.policy import Policy, PolicyRules, read_policy
 from precis.quant import QTensor, is_stored
-from precis.tree import is_float, named_leaves, with_leaves
+from precis.tree import named_leaves, with_leaves
 from precis.types import PyTree, did_you_mean
 
 # The format that a parameter at a path is stored in.
@@ -105,21 +114,12 @@ def master_weights(
     if rounding not in roundings:
         raise ValueError(f"no rounding is called {rounding!r}{did_you_mean(rounding, roundings)}")
     policy = read_policy(storage)
-    wide = _master_format(master) if rounding == "nearest" else FLOAT32
+    wide = master_format(master) if rounding == "nearest" else FLOAT32
     wrapped = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> MasterState:
-        named = named_leaves(params)
-        keys = jax.random.split(jax.random.key(seed), max(len(named), 1))
-        kept: dict[str, Kept] = {}
-        for key, (path, leaf) in zip(keys, named.items(), strict=len(named) > 0):
-            if not is_float(leaf):
-                continue
-            fmt = coded_format(policy, path, leaf) or float_storage(policy, path)
-            if _is_narrow(path, fmt, wide, rounding):
-                value = leaves_of.first_value(leaf, rounding, fmt, master=wide, key=key)
-                kept[path] = Kept(value, fmt, rounding)
-        return MasterState(wrapped.init(leaves_of.shown(_carried(params, kept))), kept)
+        kept = first_kept(params, policy, rounding, master=wide, seed=seed)
+        return MasterState(wrapped.init(shown(_carried(params, kept))), kept)
 
     def update(
         updates: PyTree,
@@ -137,7 +137,7 @@ def master_weights(
         inside = how._replace(
             apply=_storing(how.apply, lambda path: _storage_of(state.kept, policy, path)),
             prepare=lambda grads: widened(how.prepared(grads)),
-            seen=leaves_of.shown,
+            seen=shown,
         )
         made = apply_update(inner, updates, state.inner, carried, how=inside, **extra_args)
 
@@ -150,26 +150,10 @@ def master_weights(
             before = state.kept
             new = {p: _stored(node, before.get(p), old[p], how.when) for p, node in nodes.items()}
             return (with_leaves(params, new), made.tally), after
-        out = {path: leaves_of.update_of(node, old[path]) for path, node in nodes.items()}
+        out = {path: update_of(node, old[path]) for path, node in nodes.items()}
         return with_leaves(params, out), after
 
     return Applying(init, update)
-
-
-def reseeded(state: PyTree, seed: int | Array) -> PyTree:
-    """An optimizer's state whose stochastic rounding draws the bits of another seed.
-
-    Args:
-        state: Of any optimizer; where nothing is rounded at random, it stays as it is.
-        seed: [] integer, folded into the keys; it may be traced.
-    """
-
-    def fold(node: Any) -> Any:
-        if not isinstance(node, Kept) or node.rounding != "stochastic":
-            return node
-        return replace(node, value=jax.random.fold_in(node.value, seed))
-
-    return jax.tree.map(fold, state, is_leaf=lambda node: isinstance(node, Kept))
 
 
 def _carried(params: PyTree, kept: dict[str, Kept], *, pending: bool = False) -> PyTree:
@@ -177,20 +161,15 @@ def _carried(params: PyTree, kept: dict[str, Kept], *, pending: bool = False) ->
     named = named_leaves(params)
     return with_leaves(
         params,
-        {
-            path: leaves_of.carried_by(leaf, kept.get(path), pending=pending)
-            for path, leaf in named.items()
-        },
+        {path: carried_by(leaf, kept.get(path), pending=pending) for path, leaf in named.items()},
     )
 
 
-def _stored(
-    node: leaves_of.Carried, before: Kept | None, old: Array | QTensor, when: Array | None
-) -> Any:
+def _stored(node: Carried, before: Kept | None, old: Array | QTensor, when: Array | None) -> Any:
     """A parameter after a step, from what was carried of it."""
     if before is not None and isinstance(old, QTensor):
-        return leaves_of.coded_of(node, before, old, when)
-    return leaves_of.param_of(node)
+        return coded_of(node, before, old, when)
+    return param_of(node)
 
 
 def _storage_of(kept: dict[str, Kept], policy: PolicyRules, path: str) -> Storage:
@@ -219,10 +198,10 @@ def _storing(apply: Apply, storage_at: _StorageAt) -> Apply:
     def store(carried: PyTree, updates: PyTree) -> tuple[PyTree, PyTree]:
         named = named_leaves(updates)
         before = dict(zip(named, _flat_like(updates, carried), strict=True))
-        base = with_leaves(updates, {path: leaves_of.base_of(x) for path, x in before.items()})
+        base = with_leaves(updates, {path: base_of(x) for path, x in before.items()})
         added, tally = apply(base, updates)
         after = {
-            path: leaves_of.updated(before[path], new, named[path], storage_at(path))
+            path: updated(before[path], new, named[path], storage_at(path))
             for path, new in named_leaves(added).items()
         }
         return with_leaves(updates, after), tally
@@ -233,33 +212,3 @@ def _storing(apply: Apply, storage_at: _StorageAt) -> Apply:
 def _flat_like(tree: PyTree, other: PyTree) -> list[Any]:
     """The subtrees of `other` that stand where `tree` has leaves."""
     return jax.tree.structure(tree, is_leaf=is_stored).flatten_up_to(other)
-
-
-def _is_narrow(path: str, storage: Storage, wide: FloatFormat, rounding: Rounding) -> bool:
-    """Whether a parameter needs something beside it, to be updated in `wide`.
-
-    Raises:
-        ValueError: Neither format has all values of the other; or what a rounding leaves out has no
-            format.
-    """
-    if isinstance(storage, ScaledFormat):
-        if rounding == "kahan":
-            raise ValueError(
-                f"p={storage} at {path!r} with kahan: what is left out of codes is no code; "
-                "choose master='f32', which keeps all of it, or 'stochastic', which keeps nothing"
-            )
-        return True
-    if wide.fits_in(storage):
-        return False
-    if not storage.fits_in(wide):
-        raise ValueError(f"master={wide} lacks values of p={storage} at {path!r}; choose f32")
-    return True
-
-
-def _master_format(master: FloatFormat | str) -> FloatFormat:
-    fmt = parse_float(master)
-    if not fmt.is_native or fmt.bits < 16:
-        raise ValueError(f"a master is kept as it is, so it is f32, bf16, f16 or f64, got {fmt}")
-    if jax.dtypes.canonicalize_dtype(fmt.dtype) != fmt.dtype:
-        raise ValueError(f"master={fmt}: this JAX runs without 64 bits; set jax_enable_x64")
-    return fmt
