@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from precis.optim import (
-    AxisNames,
-    InPlace,
-    LossScale,
-    Norm,
-    apply_update,
-    clipped_first,
-    gradient_norm,
-    keep_if_skipped,
-    loss_scaled,
-    master_weights,
-    reseeded,
-    scale_of,
-    state_of,
-    stored_moments,
-    stored_params,
-)
-from precis.policy import Policy, PolicyRules, cast_to_param, read_policy
+from precis.optim import AxisNames, LossScale, reseeded, scale_of, stored_params
+from precis.policy import Policy, PolicyRules, read_policy
 from precis.quant import is_stored
-from precis.train.gradient import value_and_grad
-from precis.train.lost import Lost, lost_updates, share_of_zeros
-from precis.train.microbatch import in_microbatches
-from precis.train.recipe import Master, check_master
-from precis.train.replicas import over_replicas, own_key
+from precis.train.batch_gradient import batch_gradient, without_state
+from precis.train.recipe import Master
 from precis.train.scaling import resolve_loss_scale
 from precis.train.state import TrainState
 from precis.train.trainable import Trainable
 from precis.train.trainable import trainable as split_by
+from precis.train.update import counting, updated
+from precis.train.wrappers import wrapped_optimizer
 from precis.tree import named_leaves
-from precis.types import PyTree, did_you_mean
+from precis.types import PyTree
 
 # A policy's rounding must not be optimized away: by default XLA may compute in more bits than
 # the program says, and the policy would look better than it is.
 COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
-
-# What a step's key is folded with for stochastic roles: no small number, as losses fold.
-_ROUNDING = zlib.crc32(b"rounding")
 
 
 @dataclass(frozen=True)
@@ -181,58 +160,34 @@ def make_step(
         )
     resolved = read_policy(policy)
     scale = resolve_loss_scale(loss_scale, resolved, is_spread=axis_name is not None)
-    inner = stored_moments(
-        optimizer, resolved.base.m, resolved.base.v, min_size=moments_min_size, keep=moments_keep
+    optimizer = wrapped_optimizer(
+        optimizer,
+        resolved,
+        scale=scale,
+        clip=clip,
+        master=master,
+        moments_keep=moments_keep,
+        moments_min_size=moments_min_size,
     )
-    optimizer = _limited(_stored(inner, resolved, master), scale, clip)
-    check_master(resolved, master)
     patterns = tuple(trainable)
     parts = split_by(patterns) if patterns else None
-    task_loss = loss if has_state else _without_state(loss)
-
-    def gradient(
-        params: PyTree, state: PyTree, batch: PyTree, *, key: Array | None, step: Array, **kw: Any
-    ) -> Any:
-        noise = _rounding_key(resolved, key, step)
-        part = value_and_grad(
-            task_loss, resolved, has_aux=True, state_argnums=1, trainable=parts, key=noise
-        )
-        return part(params, state, batch, key=key, **kw)
-
-    gradient_of_batch = in_microbatches(gradient, accumulate, weight=weight)
-    gradient_of_batch = over_replicas(gradient_of_batch, axis_name, resolved.base.reduce)
-
-    def apply(params: PyTree, updates: PyTree) -> tuple[PyTree, Lost]:
-        new = optax.apply_updates(params, updates)
-        if master == "none":
-            new = cast_to_param(resolved, new)
-        return new, lost_updates(updates, params, new)
+    gradient = batch_gradient(
+        loss if has_state else without_state(loss),
+        resolved,
+        accumulate=accumulate,
+        weight=weight,
+        trainable=parts,
+        axis_name=axis_name,
+    )
+    apply = counting(resolved, rounds=master == "none")
 
     def update(
         before: TrainState, batch: PyTree, key: Array | None
     ) -> tuple[TrainState, dict[str, Array]]:
         factor = None if scale is None else scale_of(before.opt_state)
         args = (before.params, before.state, batch)
-        (value, (state, metrics)), grads = gradient_of_batch(
-            *args, key=own_key(key, axis_name), step=before.step, train=True, scale=factor
-        )
-        trained = before.params if parts is None else parts.split(before.params).trained
-        new, opt_state, lost = apply_update(
-            optimizer, grads, before.opt_state, trained, how=InPlace(apply)
-        )
-        params = new if parts is None else parts.merge(before.params, new)
-        measured: dict[str, Array] = {}
-        if factor is None:
-            norm = gradient_norm(grads)
-        else:
-            scaled = state_of(opt_state)
-            norm = Norm(scaled.grad_norm, scaled.last_finite)
-            measured = {"loss_scale": factor, "skipped": scaled.skipped}
-            state = keep_if_skipped(opt_state, state, before.state)
-        measured |= {"loss": value, "grad_norm": norm.value, "finite": norm.finite}
-        measured |= {"grad_zero": share_of_zeros(grads), "update_lost": lost.share}
-        after = TrainState(before.step + 1, params, state, opt_state)
-        return after, measured | metrics
+        found = gradient(*args, key=key, step=before.step, scale=factor)
+        return updated(optimizer, before, found, apply=apply, parts=parts, scale=factor)
 
     if jit:
         update = jax.jit(update, compiler_options=COMPILER_OPTIONS)
@@ -246,48 +201,3 @@ def _check_stored(policy: PolicyRules, params: PyTree) -> None:
                 f"{path} is a QTensor, and the policy has p={policy.at(path).param}: leave it out "
                 f"of what is trained, as by trainable=['!{path}'], or store it so, as by p=int8"
             )
-
-
-def _stored(
-    inner: optax.GradientTransformation, policy: PolicyRules, master: Master
-) -> optax.GradientTransformation:
-    """`inner`, with parameters stored as `master` says."""
-    match master:
-        case "none":
-            return inner
-        case "f32":
-            return master_weights(inner, policy)
-        case "stochastic" | "kahan":
-            return master_weights(inner, policy, master)
-    raise ValueError(f"no master is called {master!r}{did_you_mean(master, get_args(Master))}")
-
-
-def _limited(
-    inner: optax.GradientTransformation, scale: LossScale | None, clip: float | None
-) -> optax.GradientTransformation:
-    """`inner`, with loss scaling and clipping where they are asked for."""
-    if scale is not None:
-        return loss_scaled(inner, scale, clip=clip)
-    return inner if clip is None else clipped_first(inner, clip)
-
-
-def _rounding_key(policies: PolicyRules, key: Array | None, step: Array) -> Array | None:
-    """The key of a step's stochastic roles, apart from all that the loss draws from `key`."""
-    if not policies.is_stochastic:
-        return None
-    if key is None:
-        raise ValueError(
-            f"{policies} rounds by chance, and each step wants a random key: "
-            "step(train_state, batch, key)"
-        )
-    # With the step's number, even a key that is the same in all steps gives new bits in each.
-    return jax.random.fold_in(jax.random.fold_in(key, _ROUNDING), step)
-
-
-def _without_state(loss: Callable[..., Any]) -> Callable[..., Any]:
-    def task_loss(params: PyTree, state: PyTree, batch: PyTree, *, key: Any, train: bool) -> Any:
-        del key, train
-        no_metrics: dict[str, Array] = {}
-        return loss(params, batch), (state, no_metrics)
-
-    return task_loss
