@@ -111,7 +111,9 @@ def make_step(
     (1.0, 32768.0)
 
     A step takes the gradient, in parts and of the trained parameters only if so asked, then
-    unscales, looks whether it is finite, clips, updates, and rounds into storage.
+    unscales, looks whether it is finite, clips, updates, and rounds into storage. What is not
+    finite is skipped where the loss is scaled; elsewhere the step is taken, and `finite` in its
+    metrics says so.
 
     On all devices, between which gradients travel in blocks of int8:
 
@@ -129,9 +131,9 @@ def make_step(
         policy: A policy, rules by path, or the text of either.
         has_state: Which form `loss` has.
         loss_scale: `auto` scales dynamically if the policy's gradients can underflow (c, x, gx, gw
-            or w has 5 exponent bits, or with `axis_name` r); `none`, `dynamic`,
-            `dynamic:growth_interval=200,…`, `static:1024`, a library's name (`torch`, …), or a
-            `LossScale`.
+            or w, or with `axis_name` r, is a float without scale of 5 exponent bits or fewer);
+            `none`, `dynamic`, `dynamic:growth_interval=200,…`, `static:1024`, a library's name
+            (`torch`, …), or a `LossScale`.
         clip: Largest global norm of the unscaled gradients.
         master: How parameters whose p is narrower than float32 are updated: `none` rounds them to
             nearest after each step, `f32` keeps a master of them, `stochastic` and `kahan` round
@@ -146,12 +148,15 @@ def make_step(
         axis_name: Axes of a mesh over which batches are spread, for `step.update` inside
             `jax.shard_map`: gradients are averaged over them once, in the policy's r; the floats
             of loss, state and metrics in float32. Each device draws from a key of its own.
-        jit: Compile it, with excess precision off. Without, the caller does.
+        jit: Compile it, with `xla_allow_excess_precision` off. Without, the caller does, and may
+            donate the train state, so that it is in memory once; the parameters that `init` was
+            given go with it.
 
     Raises:
-        ValueError: Bad text for the policy or the loss scale, another word for `master`, a number
-            out of its range, or `axis_name` with `jit`; when the step is called, a policy with
-            stochastic roles and no key.
+        ValueError: Bad text for the policy or the loss scale, another word for `master`, one under
+            which parameters in few bits would not learn, a number out of its range, moments that
+            cannot be stored so, or `axis_name` with `jit`; when the step is called, stochastic
+            roles and no key, or a batch that `accumulate` does not divide.
     """
     if jit and axis_name is not None:
         raise ValueError(
