@@ -19,7 +19,7 @@ def load(folder: str | Path) -> Store:
     is missing counts as empty, and a last line cut off in the middle is left out.
 
     Args:
-        folder: A sweep's folder, `runs/<name>`, as DESIGN's "Sweeps" draws it.
+        folder: A sweep's folder, `runs/<name>`, as the README draws it.
 
     Returns:
         The plan, the environment and one record a planned trial, in the order of the plan.

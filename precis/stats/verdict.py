@@ -59,7 +59,7 @@ class Verdict:
     """What can be said, and on what grounds.
 
     Attributes:
-        kind: One of DESIGN's words; `withheld` is no verdict.
+        kind: One of `Kind`'s words; `withheld` is no verdict.
         n: Pairs of seeds it stands on (for `diverges`: seeds with a result).
         gap: Paired differences `arm - baseline`; None if there are none, or if a seed diverged,
             for a mean over the survivors would leave out the bad news.
