@@ -38,7 +38,8 @@ def loss_scaled(
     `static_loss_scale(1.0)` gives the skipping alone. To look without skipping, so that a run
     which diverges is seen to diverge, use `gradient_norm`, and `clip_by_norm` to clip.
 
-    >>> from precis.optim import dynamic_loss_scale, scale_loss
+    >>> import jax
+    >>> from precis.optim import dynamic_loss_scale, scale_loss, scale_of
     >>> optimizer = loss_scaled(optax.sgd(0.5), dynamic_loss_scale())
     >>> params = jnp.float32(1.0)
     >>> state = optimizer.init(params)
