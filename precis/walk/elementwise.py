@@ -28,7 +28,9 @@ def run(eqn: Any, arrays: list[Any], work: FloatFormat, forward_mode: bool) -> l
     if is_wide(work) or (work.is_native and equations.never_rounds(eqn)):
         return equations.rebind(eqn, arrays)
     results = equations.rebind(eqn, [widen(array, work, forward_mode) for array in arrays])
-    return [rounded(result, work, forward_mode) for result in results]
+    # An elementwise op stands in a region, which sees to what is summed, or in forward mode.
+    pinned = eqn.primitive.name not in equations.ELEMENTWISE
+    return [rounded(result, work, forward_mode, pinned=pinned) for result in results]
 
 
 def spread(array: Any, value: Value, shape: tuple[int, ...], forward_mode: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import chain
 from typing import Any
 
@@ -47,6 +48,7 @@ def emit(
     *,
     forward_mode: bool = False,
     key: Array | None = None,
+    pinned: bool | None = None,
 ) -> list[Array]:
     """The results of `program` on `arguments`, each in the format that was planned for it.
 
@@ -55,12 +57,16 @@ def emit(
         arguments: One array for each input, in the format that the plan has for it.
         forward_mode: Use JAX's own derivative rules throughout, so that `jax.jvp` works.
         key: [] random key, which stochastic roles need.
+        pinned: Do each rounding, whatever the compiler may leave out. By default so where nothing
+            is traced, and so in the bodies of loops there, which JAX compiles by themselves.
     """
+    if pinned is None:
+        pinned = not equations.is_traced()
+    run_body = functools.partial(emit, pinned=pinned)
     env = Environment(program, fork=not forward_mode)
     env.write(program.inputs, arguments)
     regions: dict[int, tuple[int, ...]] = {} if forward_mode else regions_of(program)
     inside = frozenset(chain.from_iterable(regions.values()))
-    pinned = bool(regions) and not equations.is_traced()
     for index, step in enumerate(program.steps):
         if index in regions:
             members = [program.steps[i] for i in regions[index]]
@@ -72,7 +78,7 @@ def emit(
         order = step.inputs[::-1] if is_call else step.inputs
         arrays = [env.read(slot) for slot in order]
         arrays = arrays[::-1] if is_call else arrays
-        results = perform(program, step, arrays, emit, forward_mode=forward_mode, key=key)
+        results = perform(program, step, arrays, run_body, forward_mode=forward_mode, key=key)
         env.write(step.outputs, results)
     return [
         leaving(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode)
@@ -85,7 +91,7 @@ def leaving(
 ) -> Any:
     """A result of a program, brought to the format in which it leaves."""
     if value.stored_as is None:
-        return move(array, value, fmt, forward_mode=forward_mode)
+        return move(array, value, fmt, forward_mode=forward_mode, pinned=True)
     return array if fmt is None else recast(array, fmt.carrier)
 
 
@@ -112,13 +118,12 @@ def perform(
 
     def brought(formats: Any) -> list[Any]:
         return [
-            move(array, value, fmt, forward_mode=forward_mode)
+            move(array, value, fmt, forward_mode=forward_mode, pinned=True)
             for array, value, fmt in zip(arrays, known, formats, strict=True)
         ]
 
     def all_in(fmt: FloatFormat) -> list[Any]:
-        pairs = zip(arrays, known, strict=True)
-        return [move(array, value, fmt, forward_mode=forward_mode) for array, value in pairs]
+        return brought([fmt] * len(arrays))
 
     match step.action:
         case Run(work):
@@ -151,7 +156,8 @@ def perform(
                 return [matrix_op(op, lhs, rhs, **how)]
         case Opaque(operands, outs, _):
             results = equations.rebind(eqn, brought(operands))
-            return [rounded(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]
+            pairs = zip(results, outs, strict=True)
+            return [rounded(result, fmt, forward_mode, pinned=True) for result, fmt in pairs]
         case Remat():
             return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode, key=key)
         case Scan() | Cond() | While() | CustomJvp() | ShardMap():
