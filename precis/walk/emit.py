@@ -63,14 +63,15 @@ def emit(
     if pinned is None:
         pinned = not equations.is_traced()
     run_body = functools.partial(emit, pinned=pinned)
-    env = Environment(program, fork=not forward_mode)
+    env = Environment(program, fork=not forward_mode, strict=pinned)
     env.write(program.inputs, arguments)
     regions: dict[int, tuple[int, ...]] = {} if forward_mode else regions_of(program)
     inside = frozenset(chain.from_iterable(regions.values()))
     for index, step in enumerate(program.steps):
         if index in regions:
             members = [program.steps[i] for i in regions[index]]
-            env.write(step.outputs, [run_region(*gather(program, members, env), pinned=pinned)])
+            stretch = gather(program, members, env, strict=pinned)
+            env.write(step.outputs, [run_region(*stretch, pinned=pinned)])
         if index in inside:
             continue
         # Of a value that one call takes twice, differentiation adds the first cotangent first.
@@ -78,20 +79,26 @@ def emit(
         order = step.inputs[::-1] if is_call else step.inputs
         arrays = [env.read(slot) for slot in order]
         arrays = arrays[::-1] if is_call else arrays
-        results = perform(program, step, arrays, run_body, forward_mode=forward_mode, key=key)
+        how: Any = {"forward_mode": forward_mode, "key": key, "pinned": pinned}
+        results = perform(program, step, arrays, run_body, **how)
         env.write(step.outputs, results)
     return [
-        leaving(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode)
+        leaving(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode, pinned=pinned)
         for slot, fmt in program.outputs
     ]
 
 
 def leaving(
-    array: Any, value: Value, fmt: FloatFormat | None, *, forward_mode: bool = False
+    array: Any,
+    value: Value,
+    fmt: FloatFormat | None,
+    *,
+    forward_mode: bool = False,
+    pinned: bool = False,
 ) -> Any:
-    """A result of a program, brought to the format in which it leaves."""
+    """A result of a program, brought to the format in which it leaves; see `perform`."""
     if value.stored_as is None:
-        return move(array, value, fmt, forward_mode=forward_mode, pinned=True)
+        return move(array, value, fmt, forward_mode=forward_mode, pinned=True, strict=pinned)
     return array if fmt is None else recast(array, fmt.carrier)
 
 
@@ -103,6 +110,7 @@ def perform(
     *,
     forward_mode: bool = False,
     key: Array | None = None,
+    pinned: bool = False,
 ) -> list[Any]:
     """The results of one step on its operands.
 
@@ -113,12 +121,13 @@ def perform(
         emit: What computes the bodies inside it.
         forward_mode: Use JAX's own derivative rules throughout.
         key: [] random key, which stochastic roles need.
+        pinned: Do each rounding, whatever the compiler may leave out, as in `emit`.
     """
     eqn, known = step.eqn, [program.values[slot] for slot in step.inputs]
 
     def brought(formats: Any) -> list[Any]:
         return [
-            move(array, value, fmt, forward_mode=forward_mode, pinned=True)
+            move(array, value, fmt, forward_mode=forward_mode, pinned=True, strict=pinned)
             for array, value, fmt in zip(arrays, known, formats, strict=True)
         ]
 
@@ -132,11 +141,11 @@ def perform(
                     spread(array, value, eqn.outvars[0].aval.shape, forward_mode)
                     for array, value in zip(arrays, known, strict=True)
                 ]
-            return run(eqn, all_in(work), work, forward_mode)
+            return run(eqn, all_in(work), work, forward_mode, strict=pinned)
         case Rearrange(out):
             if out is None:
                 return equations.rebind(eqn, arrays)
-            return _rearrange(eqn, all_in(out), out, forward_mode)
+            return _rearrange(eqn, all_in(out), out, forward_mode, strict=pinned)
         case Cast(out):
             return all_in(out)
         case Follow():
@@ -148,16 +157,17 @@ def perform(
             formats = roles.lhs.format, roles.rhs.format
             sides = zip(arrays[:2], known[:2], formats, strict=True)
             lhs, rhs = (_operand(*side, forward_mode) for side in sides)
-            how: dict[str, Any] = {"roles": roles, "forward_mode": forward_mode}
+            of_op: dict[str, Any] = {"roles": roles, "forward_mode": forward_mode}
             if key is not None and noise.takes_key(step.action):
-                how["noise"] = noise.of_site(key, site)
+                of_op["noise"] = noise.of_site(key, site)
             # The audit finds the op in the compiled program by this name.
             with jax.named_scope(mark_of(site.path)):
-                return [matrix_op(op, lhs, rhs, **how)]
+                return [matrix_op(op, lhs, rhs, **of_op)]
         case Opaque(operands, outs, _):
             results = equations.rebind(eqn, brought(operands))
             pairs = zip(results, outs, strict=True)
-            return [rounded(result, fmt, forward_mode, pinned=True) for result, fmt in pairs]
+            how = {"pinned": True, "strict": pinned}
+            return [rounded(result, fmt, forward_mode, **how) for result, fmt in pairs]
         case Remat():
             return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode, key=key)
         case Scan() | Cond() | While() | CustomJvp() | ShardMap():
@@ -174,7 +184,9 @@ def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array
     return array if isinstance(array, Array) else jnp.asarray(array)
 
 
-def _rearrange(eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool) -> list[Any]:
+def _rearrange(
+    eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool, *, strict: bool
+) -> list[Any]:
     if eqn.primitive.name in equations.SUMMED_BACKWARD:
-        return run(eqn, arrays, out, forward_mode)
+        return run(eqn, arrays, out, forward_mode, strict=strict)
     return equations.rebind(eqn, arrays)

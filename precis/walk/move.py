@@ -21,6 +21,7 @@ def move(
     *,
     forward_mode: bool = False,
     pinned: bool = False,
+    strict: bool = False,
 ) -> Any:
     """`x` in `target`, its cotangent in the format that `x` was in.
 
@@ -35,6 +36,7 @@ def move(
         forward_mode: Have derivatives that `jax.jvp` takes, too.
         pinned: Round in a way that XLA's CPU does not leave out before a sum, forward and backward,
             where a bfloat16 value is made of a float32 one.
+        strict: Round so in every format, and before anything, which takes a rule of its own.
     """
     current = source.format if isinstance(source, Value) else source
     if target is None or current is None or current == target:
@@ -45,7 +47,8 @@ def move(
     twice = x.dtype == np.float64 and target.bits < FLOAT32.bits
     if isinstance(x, np.ndarray) and target.dtype is not None and not twice:
         return x.astype(target.dtype)
-    if current.is_native and target.is_native and not twice:
+    free_to_convert = current.is_native and target.is_native and not twice
+    if free_to_convert and (forward_mode or not strict):
         if pinned and target == BFLOAT16 and x.dtype == np.float32:
             x = settled(x)
         out = lax.convert_element_type(x, target.carrier)
@@ -92,11 +95,11 @@ def narrow(x: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
     return x if fmt is None or is_wide(fmt) else rounded(x, fmt, forward_mode)
 
 
-def rounded(x: Any, fmt: FloatFormat | None, forward_mode: bool, *, pinned: bool = False) -> Any:
-    """`x`, which is in float32, in `fmt`, if it is a float."""
+def rounded(x: Any, fmt: FloatFormat | None, forward_mode: bool, **how: bool) -> Any:
+    """`x`, which is in float32, in `fmt`, if it is a float; `how` is for `move`."""
     if fmt is None or not _is_float(x):
         return x
-    return move(x, FLOAT32, fmt, forward_mode=forward_mode, pinned=pinned)
+    return move(x, FLOAT32, fmt, forward_mode=forward_mode, **how)
 
 
 def is_wide(fmt: FloatFormat) -> bool:
