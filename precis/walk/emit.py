@@ -60,17 +60,19 @@ def emit(
         pinned: Do each rounding, whatever the compiler may leave out. By default so where nothing
             is traced, and so in the bodies of loops there, which JAX compiles by themselves.
     """
+    # Outside of bodies, what is not jitted is compiled op by op, and so are converts.
+    strict = bool(pinned)
     if pinned is None:
         pinned = not equations.is_traced()
     run_body = functools.partial(emit, pinned=pinned)
-    env = Environment(program, fork=not forward_mode, strict=pinned)
+    env = Environment(program, fork=not forward_mode, strict=strict)
     env.write(program.inputs, arguments)
     regions: dict[int, tuple[int, ...]] = {} if forward_mode else regions_of(program)
     inside = frozenset(chain.from_iterable(regions.values()))
     for index, step in enumerate(program.steps):
         if index in regions:
             members = [program.steps[i] for i in regions[index]]
-            stretch = gather(program, members, env, strict=pinned)
+            stretch = gather(program, members, env, strict=strict)
             env.write(step.outputs, [run_region(*stretch, pinned=pinned)])
         if index in inside:
             continue
@@ -79,11 +81,11 @@ def emit(
         order = step.inputs[::-1] if is_call else step.inputs
         arrays = [env.read(slot) for slot in order]
         arrays = arrays[::-1] if is_call else arrays
-        how: Any = {"forward_mode": forward_mode, "key": key, "pinned": pinned}
+        how: Any = {"forward_mode": forward_mode, "key": key, "strict": strict}
         results = perform(program, step, arrays, run_body, **how)
         env.write(step.outputs, results)
     return [
-        leaving(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode, pinned=pinned)
+        leaving(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode, strict=strict)
         for slot, fmt in program.outputs
     ]
 
@@ -94,11 +96,11 @@ def leaving(
     fmt: FloatFormat | None,
     *,
     forward_mode: bool = False,
-    pinned: bool = False,
+    strict: bool = False,
 ) -> Any:
     """A result of a program, brought to the format in which it leaves; see `perform`."""
     if value.stored_as is None:
-        return move(array, value, fmt, forward_mode=forward_mode, pinned=True, strict=pinned)
+        return move(array, value, fmt, forward_mode=forward_mode, pinned=True, strict=strict)
     return array if fmt is None else recast(array, fmt.carrier)
 
 
@@ -110,7 +112,7 @@ def perform(
     *,
     forward_mode: bool = False,
     key: Array | None = None,
-    pinned: bool = False,
+    strict: bool = False,
 ) -> list[Any]:
     """The results of one step on its operands.
 
@@ -121,13 +123,13 @@ def perform(
         emit: What computes the bodies inside it.
         forward_mode: Use JAX's own derivative rules throughout.
         key: [] random key, which stochastic roles need.
-        pinned: Do each rounding, whatever the compiler may leave out, as in `emit`.
+        strict: Do each rounding, as `move` does then.
     """
     eqn, known = step.eqn, [program.values[slot] for slot in step.inputs]
 
     def brought(formats: Any) -> list[Any]:
         return [
-            move(array, value, fmt, forward_mode=forward_mode, pinned=True, strict=pinned)
+            move(array, value, fmt, forward_mode=forward_mode, pinned=True, strict=strict)
             for array, value, fmt in zip(arrays, known, formats, strict=True)
         ]
 
@@ -141,11 +143,11 @@ def perform(
                     spread(array, value, eqn.outvars[0].aval.shape, forward_mode)
                     for array, value in zip(arrays, known, strict=True)
                 ]
-            return run(eqn, all_in(work), work, forward_mode, strict=pinned)
+            return run(eqn, all_in(work), work, forward_mode, strict=strict)
         case Rearrange(out):
             if out is None:
                 return equations.rebind(eqn, arrays)
-            return _rearrange(eqn, all_in(out), out, forward_mode, strict=pinned)
+            return _rearrange(eqn, all_in(out), out, forward_mode, strict=strict)
         case Cast(out):
             return all_in(out)
         case Follow():
@@ -166,7 +168,7 @@ def perform(
         case Opaque(operands, outs, _):
             results = equations.rebind(eqn, brought(operands))
             pairs = zip(results, outs, strict=True)
-            how = {"pinned": True, "strict": pinned}
+            how = {"pinned": True, "strict": strict}
             return [rounded(result, fmt, forward_mode, **how) for result, fmt in pairs]
         case Remat():
             return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode, key=key)
