@@ -46,7 +46,7 @@ def test_bfloat16_through_a_layer(case, name):
         assert any(are_same(emulated, native) for native, emulated in ways)
 
 
-@pytest.mark.parametrize(("case", "name"), list(cases({"mlp", "LoRALinear"})))
+@pytest.mark.parametrize(("case", "name"), list(cases({"mlp", "Conv strided and grouped"})))
 def test_float16_through_a_layer_op_by_op(case, name):
     """Not jitted: compiled as one, LLVM joins some of float16's multiplications and additions."""
     with jax.numpy_dtype_promotion("standard"):
