@@ -6,6 +6,7 @@ from precis.ops.operand import carrier_of
 from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, backward_dtypes, product_dtypes
 from precis.ops.roles import Operand, Roles
 from precis.ops.stored import multiplied_as
+from precis.ops.tangent import cast_with_tangent, settled
 
 __all__ = [
     "CODES",
@@ -16,7 +17,9 @@ __all__ = [
     "Roles",
     "backward_dtypes",
     "carrier_of",
+    "cast_with_tangent",
     "matrix_op",
     "multiplied_as",
     "product_dtypes",
+    "settled",
 ]

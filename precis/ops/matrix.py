@@ -33,6 +33,7 @@ from precis.ops.operand import Coded
 from precis.ops.product import MatrixOp, product
 from precis.ops.roles import Roles
 from precis.ops.stored import stored_op
+from precis.ops.tangent import cast_with_tangent
 from precis.quant import Kernel, QTensor, Stored
 
 
@@ -102,7 +103,8 @@ def _plain(lhs: Array, rhs: Array, sizes: Array | None, noise: Array | None, key
     op, formats = key.op(sizes), (key.roles.lhs.format, key.roles.rhs.format)
     sides = enumerate(zip((lhs, rhs), formats, strict=True))
     low = (bring_for(op, x, fmt, i, key_of(noise, fmt, x, i)) for i, (x, fmt) in sides)
-    return key.handed_over(product(op, *low))
+    out = cast_with_tangent(product(op, *low), key.roles.accum)
+    return cast_with_tangent(out, key.roles.out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -75,7 +75,9 @@ def autocast(
         key: [] random key, which a policy with stochastic roles needs, and others ignore. It may be
             an argument of the function around.
         forward_mode: Use JAX's own derivative rules, so that `jax.jvp` works; grad and
-            weight_grad formats then have no effect, and must not be given.
+            weight_grad formats then have no effect, and must not be given. Tangents are rounded
+            with their values in 16-bit dtypes and in formats with float32's exponents or float16's
+            grid; in others they stay unrounded.
         pins: What a cast to a 16-bit dtype inside `fn` means: `respect` keeps it and what is
             computed in it, `override` lets the policy decide.
 

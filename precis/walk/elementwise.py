@@ -19,7 +19,14 @@ from precis.walk.regions import Region, Scalar
 from precis.walk.simplify import Straight, simplified
 
 
-def run(eqn: Any, arrays: list[Any], work: FloatFormat, forward_mode: bool) -> list[Any]:
+def run(
+    eqn: Any,
+    arrays: list[Any],
+    work: FloatFormat,
+    forward_mode: bool,
+    *,
+    strict: bool = False,
+) -> list[Any]:
     """One op in `work`: in float32 and rounded once, unless its own dtype does just that.
 
     XLA would run most ops on a 16-bit dtype as several, each with a rounding of its own, and
@@ -28,7 +35,10 @@ def run(eqn: Any, arrays: list[Any], work: FloatFormat, forward_mode: bool) -> l
     if is_wide(work) or (work.is_native and equations.never_rounds(eqn)):
         return equations.rebind(eqn, arrays)
     results = equations.rebind(eqn, [widen(array, work, forward_mode) for array in arrays])
-    return [rounded(result, work, forward_mode) for result in results]
+    # An elementwise op stands in a region, which sees to what is summed, or in forward mode.
+    pinned = eqn.primitive.name not in equations.ELEMENTWISE
+    how = {"pinned": pinned, "strict": strict}
+    return [rounded(result, work, forward_mode, **how) for result in results]
 
 
 def spread(array: Any, value: Value, shape: tuple[int, ...], forward_mode: bool) -> Any:

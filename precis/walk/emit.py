@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import chain
 from typing import Any
 
@@ -47,6 +48,7 @@ def emit(
     *,
     forward_mode: bool = False,
     key: Array | None = None,
+    pinned: bool | None = None,
 ) -> list[Array]:
     """The results of `program` on `arguments`, each in the format that was planned for it.
 
@@ -55,16 +57,23 @@ def emit(
         arguments: One array for each input, in the format that the plan has for it.
         forward_mode: Use JAX's own derivative rules throughout, so that `jax.jvp` works.
         key: [] random key, which stochastic roles need.
+        pinned: Do each rounding, whatever the compiler may leave out. By default so where nothing
+            is traced, and so in the bodies of loops there, which JAX compiles by themselves.
     """
-    env = Environment(program, fork=not forward_mode)
+    # Outside of bodies, what is not jitted is compiled op by op, and so are converts.
+    strict = bool(pinned)
+    if pinned is None:
+        pinned = not equations.is_traced()
+    run_body = functools.partial(emit, pinned=pinned)
+    env = Environment(program, fork=not forward_mode, strict=strict)
     env.write(program.inputs, arguments)
     regions: dict[int, tuple[int, ...]] = {} if forward_mode else regions_of(program)
     inside = frozenset(chain.from_iterable(regions.values()))
-    pinned = bool(regions) and not equations.is_traced()
     for index, step in enumerate(program.steps):
         if index in regions:
             members = [program.steps[i] for i in regions[index]]
-            env.write(step.outputs, [run_region(*gather(program, members, env), pinned=pinned)])
+            stretch = gather(program, members, env, strict=strict)
+            env.write(step.outputs, [run_region(*stretch, pinned=pinned)])
         if index in inside:
             continue
         # Of a value that one call takes twice, differentiation adds the first cotangent first.
@@ -72,20 +81,26 @@ def emit(
         order = step.inputs[::-1] if is_call else step.inputs
         arrays = [env.read(slot) for slot in order]
         arrays = arrays[::-1] if is_call else arrays
-        results = perform(program, step, arrays, emit, forward_mode=forward_mode, key=key)
+        how: Any = {"forward_mode": forward_mode, "key": key, "strict": strict}
+        results = perform(program, step, arrays, run_body, **how)
         env.write(step.outputs, results)
     return [
-        leaving(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode)
+        leaving(env.read(slot), program.values[slot], fmt, forward_mode=forward_mode, strict=strict)
         for slot, fmt in program.outputs
     ]
 
 
 def leaving(
-    array: Any, value: Value, fmt: FloatFormat | None, *, forward_mode: bool = False
+    array: Any,
+    value: Value,
+    fmt: FloatFormat | None,
+    *,
+    forward_mode: bool = False,
+    strict: bool = False,
 ) -> Any:
-    """A result of a program, brought to the format in which it leaves."""
+    """A result of a program, brought to the format in which it leaves; see `perform`."""
     if value.stored_as is None:
-        return move(array, value, fmt, forward_mode=forward_mode)
+        return move(array, value, fmt, forward_mode=forward_mode, pinned=True, strict=strict)
     return array if fmt is None else recast(array, fmt.carrier)
 
 
@@ -97,6 +112,7 @@ def perform(
     *,
     forward_mode: bool = False,
     key: Array | None = None,
+    strict: bool = False,
 ) -> list[Any]:
     """The results of one step on its operands.
 
@@ -107,18 +123,18 @@ def perform(
         emit: What computes the bodies inside it.
         forward_mode: Use JAX's own derivative rules throughout.
         key: [] random key, which stochastic roles need.
+        strict: Do each rounding, as `move` does then.
     """
     eqn, known = step.eqn, [program.values[slot] for slot in step.inputs]
 
     def brought(formats: Any) -> list[Any]:
         return [
-            move(array, value, fmt, forward_mode=forward_mode)
+            move(array, value, fmt, forward_mode=forward_mode, pinned=True, strict=strict)
             for array, value, fmt in zip(arrays, known, formats, strict=True)
         ]
 
     def all_in(fmt: FloatFormat) -> list[Any]:
-        pairs = zip(arrays, known, strict=True)
-        return [move(array, value, fmt, forward_mode=forward_mode) for array, value in pairs]
+        return brought([fmt] * len(arrays))
 
     match step.action:
         case Run(work):
@@ -127,11 +143,11 @@ def perform(
                     spread(array, value, eqn.outvars[0].aval.shape, forward_mode)
                     for array, value in zip(arrays, known, strict=True)
                 ]
-            return run(eqn, all_in(work), work, forward_mode)
+            return run(eqn, all_in(work), work, forward_mode, strict=strict)
         case Rearrange(out):
             if out is None:
                 return equations.rebind(eqn, arrays)
-            return _rearrange(eqn, all_in(out), out, forward_mode)
+            return _rearrange(eqn, all_in(out), out, forward_mode, strict=strict)
         case Cast(out):
             return all_in(out)
         case Follow():
@@ -143,15 +159,17 @@ def perform(
             formats = roles.lhs.format, roles.rhs.format
             sides = zip(arrays[:2], known[:2], formats, strict=True)
             lhs, rhs = (_operand(*side, forward_mode) for side in sides)
-            how: dict[str, Any] = {"roles": roles, "forward_mode": forward_mode}
+            of_op: dict[str, Any] = {"roles": roles, "forward_mode": forward_mode}
             if key is not None and noise.takes_key(step.action):
-                how["noise"] = noise.of_site(key, site)
+                of_op["noise"] = noise.of_site(key, site)
             # The audit finds the op in the compiled program by this name.
             with jax.named_scope(mark_of(site.path)):
-                return [matrix_op(op, lhs, rhs, **how)]
+                return [matrix_op(op, lhs, rhs, **of_op)]
         case Opaque(operands, outs, _):
             results = equations.rebind(eqn, brought(operands))
-            return [rounded(r, fmt, forward_mode) for r, fmt in zip(results, outs, strict=True)]
+            pairs = zip(results, outs, strict=True)
+            how = {"pinned": True, "strict": strict}
+            return [rounded(result, fmt, forward_mode, **how) for result, fmt in pairs]
         case Remat():
             return emit_call(eqn, step.action, arrays, emit, forward_mode=forward_mode, key=key)
         case Scan() | Cond() | While() | CustomJvp() | ShardMap():
@@ -168,7 +186,9 @@ def _operand(array: Any, value: Value, fmt: Format, forward_mode: bool) -> Array
     return array if isinstance(array, Array) else jnp.asarray(array)
 
 
-def _rearrange(eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool) -> list[Any]:
+def _rearrange(
+    eqn: Any, arrays: list[Any], out: FloatFormat, forward_mode: bool, *, strict: bool
+) -> list[Any]:
     if eqn.primitive.name in equations.SUMMED_BACKWARD:
-        return run(eqn, arrays, out, forward_mode)
+        return run(eqn, arrays, out, forward_mode, strict=strict)
     return equations.rebind(eqn, arrays)

@@ -9,12 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from precis.formats import FLOAT32, FloatFormat, cast_to
+from precis.formats import BFLOAT16, FLOAT32, FloatFormat, cast_to
+from precis.ops import cast_with_tangent, settled
 from precis.walk.kinds import Kind, Value
 
 
 def move(
-    x: Any, source: Value | FloatFormat, target: FloatFormat | None, *, forward_mode: bool = False
+    x: Any,
+    source: Value | FloatFormat,
+    target: FloatFormat | None,
+    *,
+    forward_mode: bool = False,
+    pinned: bool = False,
+    strict: bool = False,
 ) -> Any:
     """`x` in `target`, its cotangent in the format that `x` was in.
 
@@ -26,7 +33,10 @@ def move(
         x: [...] in `source`'s format.
         source: What is known of it, or its format.
         target: Where to bring it; None leaves it as it is.
-        forward_mode: Let tangents pass unrounded, so that `jax.jvp` works.
+        forward_mode: Have derivatives that `jax.jvp` takes, too.
+        pinned: Round in a way that XLA's CPU does not leave out before a sum, forward and backward,
+            where a bfloat16 value is made of a float32 one.
+        strict: Round so in every format, and before anything, which takes a rule of its own.
     """
     current = source.format if isinstance(source, Value) else source
     if target is None or current is None or current == target:
@@ -37,11 +47,19 @@ def move(
     twice = x.dtype == np.float64 and target.bits < FLOAT32.bits
     if isinstance(x, np.ndarray) and target.dtype is not None and not twice:
         return x.astype(target.dtype)
-    if current.is_native and target.is_native and not twice:
-        return lax.convert_element_type(x, target.carrier)
+    free_to_convert = current.is_native and target.is_native and not twice
+    if free_to_convert and (forward_mode or not strict):
+        if pinned and target == BFLOAT16 and x.dtype == np.float32:
+            x = settled(x)
+        out = lax.convert_element_type(x, target.carrier)
+        # In forward mode nothing else has, and a parameter's cotangent leaves as it comes.
+        is_first = forward_mode or (isinstance(source, Value) and source.kind is Kind.WEIGHT)
+        if pinned and is_first and current == BFLOAT16 and target == FLOAT32:
+            return settled(out)
+        return out
     x = jnp.asarray(x)
     if forward_mode:
-        return cast_to(x, target)
+        return cast_with_tangent(x, target)
     return _rounded_both_ways(x, current, target)
 
 
@@ -77,11 +95,11 @@ def narrow(x: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
     return x if fmt is None or is_wide(fmt) else rounded(x, fmt, forward_mode)
 
 
-def rounded(x: Any, fmt: FloatFormat | None, forward_mode: bool) -> Any:
-    """`x`, which is in float32, in `fmt`, if it is a float."""
+def rounded(x: Any, fmt: FloatFormat | None, forward_mode: bool, **how: bool) -> Any:
+    """`x`, which is in float32, in `fmt`, if it is a float; `how` is for `move`."""
     if fmt is None or not _is_float(x):
         return x
-    return move(x, FLOAT32, fmt, forward_mode=forward_mode)
+    return move(x, FLOAT32, fmt, forward_mode=forward_mode, **how)
 
 
 def is_wide(fmt: FloatFormat) -> bool:

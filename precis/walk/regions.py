@@ -134,8 +134,10 @@ def _joins(step: Step) -> bool:
             return False
 
 
-def gather(program: Program, steps: Sequence[Step], env: Environment) -> tuple[Region, list[Any]]:
-    """The region of `steps`, and its operands.
+def gather(
+    program: Program, steps: Sequence[Step], env: Environment, *, strict: bool = False
+) -> tuple[Region, list[Any]]:
+    """The region of `steps`, and its operands, which `move` brings, strictly if so asked.
 
     Every use is an operand of its own, the last one first: JAX adds their cotangents in the order
     of the operands, and without the region would add them from the last use on.
@@ -161,7 +163,8 @@ def gather(program: Program, steps: Sequence[Step], env: Environment) -> tuple[R
                 reads.append(Read(Scalar(array.dtype, array.tobytes()), value))
                 continue
             if _comes_narrow(known, array.shape == shape):
-                array, value = move(array, known, work), Value(Kind.POLICY, work)
+                array = move(array, known, work, strict=strict)
+                value = Value(Kind.POLICY, work)
             arrays.append(array)
             reads.append(Read(-len(arrays), value))
         params = tuple(step.eqn.params.items())

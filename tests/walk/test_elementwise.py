@@ -81,6 +81,19 @@ def test_not_jitted_each_rounding_is_done(text):
 
 
 @pytest.mark.world
+@pytest.mark.parametrize("text", ["bf16", pytest.param("f16", marks=pytest.mark.nightly)])
+def test_not_jitted_each_rounding_of_a_loop_is_done(text):
+    """Its body is compiled by itself, too."""
+
+    def loss(p, x):
+        step = lambda h, _: (jax.nn.gelu(h * p + p) * h, None)  # noqa: E731
+        return lax.scan(step, x, None, length=2)[0].sum()
+
+    fn = jax.grad(autocast(loss, f"c={text},o=f32"), 1)
+    assert_same(fn(X[::-1], X), compiled(fn)(X[::-1], X))
+
+
+@pytest.mark.world
 @pytest.mark.parametrize("options", [EXACT, {}], ids=["exact", "excess precision"])
 def test_what_is_summed_was_rounded(options):
     """XLA's CPU sums what was there before the rounding if it sees both, and may or not."""

@@ -11,6 +11,8 @@ from jax import lax
 from precis.formats import round_to
 from precis.walk import audit, autocast
 
+from .laws import compiled
+
 
 @pytest.fixture(autouse=True)
 def standard_promotion(strict_promotion):
@@ -133,6 +135,21 @@ def test_the_law_holds_where_bodies_take_a_value_twice(native, emulated):
         )
         for a, b in zip(got, want, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_cotangents_of_what_was_moved_are_summed_in_its_format():
+    """And not only where it was made: there they meet others."""
+    p, x = normal(0, 16, 16) / 4, normal(1, 8, 16)
+
+    def loss(p, x):
+        y = jnp.tanh(x @ p)
+        moved = y.T
+        return (jnp.tanh(moved.T @ p) * y + jnp.tanh(p @ moved).T).sum()
+
+    native, emulated = (
+        compiled(jax.grad(autocast(loss, f"c={c},o=f32"), 1))(p, x) for c in ("bf16", "e8m7")
+    )
+    np.testing.assert_array_equal(emulated, native)
 
 
 def test_constants_of_matrix_ops_saturate():
