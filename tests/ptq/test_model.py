@@ -10,8 +10,9 @@ from flax import nnx
 import precis
 from precis.models import Decoder, DecoderConfig
 from precis.quant import Kernel, QTensor, dequantize
+from tests.draws import normal
 
-X = jax.random.normal(jax.random.key(0), (4, 12, 32))
+X = normal(0, 4, 12, 32)
 
 
 def sqnr_db(want, got):

@@ -10,16 +10,13 @@ from jax import lax
 
 from precis.formats import round_to
 from precis.walk import audit, autocast
+from tests.draws import normal
 
 
 @pytest.fixture(autouse=True)
 def standard_promotion(strict_promotion):
     with jax.numpy_dtype_promotion("standard"):  # flax relies on it
         yield
-
-
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
 
 
 NORMS = [
