@@ -1,8 +1,9 @@
-"""What all tests share: the CPU, strict dtype promotion where it is the rule, repeatable draws."""
+"""What all tests share: the CPU, what was compiled, strict dtype promotion, repeatable draws."""
 
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +25,18 @@ STRICT_ROOMS = frozenset({"formats", "policy", "quant", "ops", "walk"})
 
 def pytest_addoption(parser):
     parser.addoption("--golden", action="store_true", help="write the committed plans anew")
+
+
+def pytest_configure(config):
+    """Lets all processes of a run share what one of them compiled, in a folder of that run alone.
+
+    The workers of pytest-xdist, and what tests start, inherit the folder from the first process.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="precis-compiled-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(autouse=True)

@@ -180,11 +180,13 @@ def test_dtypes_are_kept(library, dtype):
     bound = library.bind(library.make(param_dtype=jnp.dtype(dtype)))
     assert bound.params["first"]["kernel"].dtype == dtype
     low = jax.tree.map(lambda leaf: leaf.astype(dtype), bound.params)
-    _, after = bound.apply(low, bound.state, X.astype(dtype), train=True)
+    train = lambda p, x: bound.apply(p, bound.state, x, train=True)  # noqa: E731
+    _, after = jax.eval_shape(train, low, X.astype(dtype))
     assert [leaf.dtype for leaf in jax.tree.leaves(after)] == [jnp.float32] * 2
     wanted, _ = bound.apply(low, bound.state, X)
     np.testing.assert_array_equal(library.evaluate(unbind(bound._replace(params=low)), X), wanted)
-    grads = jax.grad(lambda p: jnp.sum(bound.apply(p, bound.state, X)[0]))(low)
+    loss = lambda p: jnp.sum(bound.apply(p, bound.state, X)[0])  # noqa: E731
+    grads = jax.eval_shape(jax.grad(loss), low)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
 
 

@@ -11,11 +11,12 @@ from flax.training.train_state import TrainState
 
 import precis
 from precis.adapters.nnx import autocast
+from tests.draws import normal
 
 pytestmark = pytest.mark.world
 
-X = jax.random.normal(jax.random.key(0), (16, 8))
-Y = jnp.arange(16) % 3
+X = normal(0, 16, 8)
+Y = jnp.asarray(np.arange(16) % 3)
 
 
 class Net(nnx.Module):

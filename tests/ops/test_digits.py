@@ -8,6 +8,7 @@ from jax import lax
 
 from precis.ops import MatrixOp
 from precis.ops.digits import in_digits
+from tests.draws import normal
 
 DOTS = {
     "rows by columns": (((1,), (0,)), ((), ())),
@@ -45,18 +46,16 @@ def test_digits_are_the_floats_but_for_their_last_bits(name, side):
     if side == 1:
         numbers = (numbers[0][::-1], numbers[1])
         summed, shapes = numbers[0][1], shapes
-    keys = jax.random.split(jax.random.key(1))
     at = [0, 1] if side == 0 else [1, 0]
-    x = jax.random.normal(keys[0], shapes[at[0]]) * jnp.float32(37)
-    codes = jax.random.randint(keys[1], shapes[at[1]], -128, 128, jnp.int8)
+    x = normal(0, *shapes[at[0]], scale=37)
+    codes = jnp.asarray(np.random.default_rng(1).integers(-128, 128, shapes[at[1]], np.int8))
     pair = (x, codes) if side == 0 else (codes, x)
     floats = [jnp.zeros(a.shape) for a in pair]
     op = op_of(numbers, *floats)
     got = jax.jit(lambda x, c: in_digits(op, x, c, side))(x, codes)
     want = [written(x, summed), np.asarray(codes, np.float64)]
     want = want if side == 0 else want[::-1]
-    exact = lax.dot_general(*map(jnp.asarray, floats), numbers).shape
-    assert got.shape == exact
+    assert got.shape == jax.eval_shape(lambda a, b: lax.dot_general(a, b, numbers), *floats).shape
     full = np.asarray(_dot64(*want, numbers))
     # Both int32 sums are exact in float32 here, so that two roundings are left: of their sum,
     # and of the second one's product. 40 · 128 · 127 < 2^20 steps of the row.

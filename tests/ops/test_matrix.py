@@ -8,6 +8,7 @@ from jax import lax
 
 from precis.formats import parse, round_to
 from precis.ops import MatrixOp, Operand, Roles, matrix_op
+from tests.draws import normal
 
 FORMATS = {
     "lhs": "e4m3",
@@ -17,6 +18,9 @@ FORMATS = {
     "dlhs": "f16",
     "drhs": "e8m6",
 }
+
+
+DTYPES = {"bf16": jnp.bfloat16, "f16": jnp.float16}
 
 
 def roles(*, accum="f32", out="f32", is_weight=True, **formats):
@@ -46,12 +50,12 @@ def at(x, fmt):
 
 @pytest.fixture
 def operands():
-    keys = jax.random.split(jax.random.key(0), 3)
-    return (
-        jax.random.normal(keys[0], (8, 5)),
-        jax.random.normal(keys[1], (5, 6)),
-        jax.random.normal(keys[2], (8, 6)),
-    )
+    return normal(0, 8, 5), normal(1, 5, 6), normal(2, 8, 6)
+
+
+def drawn(seed, dtype, *shape):
+    """Values of a 16-bit dtype, as float32."""
+    return np.asarray(normal(seed, *shape)).astype(DTYPES[dtype]).astype(np.float32)
 
 
 def test_each_role_has_its_own_format(operands):
@@ -103,9 +107,7 @@ EINSUMS = [
 @pytest.mark.parametrize("dtype", ["bf16", pytest.param("f16", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(("spec", "left", "right"), EINSUMS)
 def test_every_layout_runs_and_transposes(spec, left, right, dtype):
-    keys = jax.random.split(jax.random.key(1))
-    x = round_to(jax.random.normal(keys[0], left), dtype)
-    w = round_to(jax.random.normal(keys[1], right), dtype)
+    x, w = drawn(0, dtype, *left), drawn(1, dtype, *right)
     op = op_of(lambda x, w: jnp.einsum(spec, x, w), x, w)
     wide = dict.fromkeys(FORMATS, "f32") | {"lhs": dtype, "rhs": dtype}
 
@@ -118,16 +120,14 @@ def test_every_layout_runs_and_transposes(spec, left, right, dtype):
     got = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, w)
     want = jax.jit(jax.value_and_grad(plain, (0, 1)))(x, w)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=64 * 2.0**-24 * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=64 * 2.0**-24 * np.abs(b).max())
 
 
 @pytest.mark.world
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_convolutions(strides, groups):
-    keys = jax.random.split(jax.random.key(2))
-    x = round_to(jax.random.normal(keys[0], (2, 8, 8, 4)), "bf16")
-    w = round_to(jax.random.normal(keys[1], (3, 3, 4 // groups, 6)), "bf16")
+    x, w = drawn(0, "bf16", 2, 8, 8, 4), drawn(1, "bf16", 3, 3, 4 // groups, 6)
 
     def conv(x, w):
         names = ("NHWC", "HWIO", "NHWC")
@@ -141,7 +141,7 @@ def test_convolutions(strides, groups):
     got = jax.jit(jax.grad(loss, (0, 1)))(x, w)
     want = jax.jit(jax.grad(lambda x, w: jnp.sum(conv(x, w) ** 2), (0, 1)))(x, w)
     for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=256 * 2.0**-24 * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=256 * 2.0**-24 * np.abs(b).max())
 
 
 def test_float32_asks_for_full_precision(operands):

@@ -11,11 +11,12 @@ from jax import lax
 
 from precis.formats import parse, round_to
 from precis.ops import Operand, Roles, matrix_op
+from tests.draws import normal
 
 from .test_matrix import op_of
 
 KEY = jax.random.key(0)
-EYE = jnp.eye(16)
+EYE = jnp.asarray(np.eye(16, dtype=np.float32))
 F32 = parse("f32")
 
 
@@ -36,10 +37,6 @@ def pulled(x, w, g, key, roles):
     op = op_of(lax.dot, x, w)
     y, pull = jax.vjp(lambda x, w: matrix_op(op, x, w, roles=roles, noise=key), x, w)
     return (y, *pull(g))
-
-
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
 
 
 def reach(widths):

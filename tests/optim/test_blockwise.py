@@ -75,8 +75,15 @@ def reference(inner, first, second, params, grads):
     return params
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", INNERS)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(name, size, marks=[] if by_day else pytest.mark.nightly)
+        for name in INNERS
+        for size in SIZES
+        for by_day in [name == "adam" or size in (5000, _CHUNK + 100)]
+    ],
+)
 def test_blocks_equal_whole_leaves(name, size):
     inner = INNERS[name]
     params = {"w": gradients(0, size)}

@@ -10,8 +10,9 @@ from flax import nnx
 import precis
 from precis.models import Decoder, DecoderConfig
 from precis.quant import Kernel, QTensor, dequantize
+from tests.draws import normal
 
-X = jax.random.normal(jax.random.key(0), (4, 12, 32))
+X = normal(0, 4, 12, 32)
 
 
 def sqnr_db(want, got):
@@ -258,7 +259,7 @@ def test_linen_scans_over_layers():
 def test_an_nnx_decoder_and_its_bound_form():
     model = Decoder(DecoderConfig(dim=32, layers=2, heads=2), rngs=nnx.Rngs(0))
     tokens = jax.random.randint(jax.random.key(3), (2, 8), 0, 256)
-    want = model(tokens)
+    want = nnx.jit(lambda model, tokens: model(tokens))(model, tokens)
     for params in (None, nnx.state(model, nnx.Param), precis.bind(model).params):
         fn, qparams = precis.quantize_model(model, params, "w8")
         assert not [f for f in fn.audit(qparams, tokens).findings if f.kind == "dequantized"]

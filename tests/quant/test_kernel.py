@@ -9,9 +9,10 @@ import pytest
 
 from precis.quant import Kernel, dequantize, is_stored, open_stored, quantize, quantize_array
 from precis.tree import static_facts
+from tests.draws import normal
 
-W = jax.random.normal(jax.random.key(0), (3, 8, 6))
-BY = 1 + jax.random.uniform(jax.random.key(1), (3, 8, 1))
+W = normal(0, 3, 8, 6)
+BY = jnp.asarray(np.random.default_rng(1).uniform(1, 2, (3, 8, 1)), jnp.float32)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ MESH = Mesh(np.array(jax.devices()), "data")
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 PARAMS = {"w": normal(0, 24, 128) / 5, "v": normal(1, 128, 8) / 12, "b": jnp.zeros(8)}

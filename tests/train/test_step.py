@@ -82,7 +82,7 @@ def test_params_stay_in_their_format():
 def test_moments_are_stored_as_the_policy_says(policy, m, v):
     params, batch = problem()
     step = make_step(loss, optax.adam(1e-3), policy)
-    state, _ = step(step.init(params), batch)
+    state, _ = jax.eval_shape(step.update, step.init(params), batch, None)
     adam = getattr(state.opt_state, "inner", state.opt_state)[0]
     assert (adam.mu["w"].dtype, adam.nu["w"].dtype) == (m, v)
 
@@ -103,7 +103,7 @@ def test_moments_are_stored_as_the_policy_says(policy, m, v):
 def test_who_is_scaled(policy, choice, scaled):
     step = make_step(loss, optax.sgd(0.1), policy, loss_scale=choice)
     assert step.is_scaled is scaled
-    _, metrics = step(step.init(problem()[0]), problem()[1])
+    _, metrics = jax.eval_shape(step.update, step.init(problem()[0]), problem()[1], None)
     assert ("loss_scale" in metrics) is scaled
 
 

@@ -8,11 +8,17 @@ from jax import lax
 VOCABULARY, WIDTH, LAYERS, HEADS, TOKENS, BATCH = 64, 32, 2, 2, 16, 4
 
 
+def drawn_from(key):
+    """Draws normal numbers by NumPy: those of jax.random are compiled anew for each shape."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return lambda *shape, scale: jnp.asarray(rng.normal(scale=scale, size=shape), jnp.float32)
+
+
 def mlp_init(key):
-    first, second = jax.random.split(key)
+    normal = drawn_from(key)
     return {
-        "hidden": {"kernel": jax.random.normal(first, (24, 80)) / 5.0, "bias": jnp.zeros(80)},
-        "out": {"kernel": jax.random.normal(second, (80, 10)) / 9.0, "bias": jnp.zeros(10)},
+        "hidden": {"kernel": normal(24, 80, scale=1 / 5), "bias": jnp.zeros(80)},
+        "out": {"kernel": normal(80, 10, scale=1 / 9), "bias": jnp.zeros(10)},
     }
 
 
@@ -30,10 +36,10 @@ def cross_entropy(logits, labels):
 
 
 def decoder_init(key):
-    keys = iter(jax.random.split(key, 6))
+    draw = drawn_from(key)
 
     def normal(*shape):
-        return jax.random.normal(next(keys), shape) / np.float32(np.sqrt(shape[-2]))
+        return draw(*shape, scale=shape[-2] ** -0.5)
 
     layers, width = LAYERS, WIDTH
     return {
@@ -88,9 +94,9 @@ def decoder_batch(key):
 
 def decode_init(key):
     """A recurrent language model of one layer."""
-    keys = iter(jax.random.split(key, 4))
+    normal = drawn_from(key)
     shapes = {"embed": (VOCABULARY, WIDTH), "step": (WIDTH, WIDTH), "head": (WIDTH, VOCABULARY)}
-    return {name: jax.random.normal(next(keys), shape) / 4 for name, shape in shapes.items()}
+    return {name: normal(*shape, scale=1 / 4) for name, shape in shapes.items()}
 
 
 def decode(params, token, *, length=8, end=0):

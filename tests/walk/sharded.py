@@ -18,7 +18,7 @@ MESH = Mesh(np.array(jax.devices()), ("i",))
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 PARAMS = {"w": normal(0, 16, 16) / 4, "v": normal(1, 16, 16) / 4}

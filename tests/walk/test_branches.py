@@ -10,15 +10,11 @@ from precis.policy import read_policy
 from precis.walk import audit, autocast
 from precis.walk.autocast import trace
 from precis.walk.program import Cond, Run
+from tests.draws import normal
 
 from .laws import UNOPTIMIZED, assert_same, compiled
 
-
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
-PARAMS = {"a": normal(0, 8, 8) / 3, "b": normal(1, 8, 8) / 3, "c": normal(2, 8)}
+PARAMS = {"a": normal(0, 8, 8, scale=1 / 3), "b": normal(1, 8, 8, scale=1 / 3), "c": normal(2, 8)}
 X = normal(3, 4, 8)
 
 

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from precis.walk import audit, autocast
+from tests.draws import normal
 
 from .laws import UNOPTIMIZED, assert_same, compiled
 
@@ -24,10 +25,6 @@ def _(primals, tangents):
     y = x @ w
     slope = 1 - jnp.tanh(y) ** 2
     return layer(w, x, n), (slope * (dx @ w + x @ dw), dn)
-
-
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
 
 
 W, X, N = normal(0, 8, 8) / 3, normal(1, 4, 8), jnp.int32(3)

@@ -7,13 +7,13 @@ import pytest
 from jax import lax
 
 from precis.walk import autocast
+from tests.draws import normal
 
 from .laws import EXACT, assert_same, compiled
 
 ROWS, WIDTH = 8, 16
-KEYS = jax.random.split(jax.random.key(0), 3)
-W, X = jax.random.normal(KEYS[0], (WIDTH, WIDTH)) / 4, jax.random.normal(KEYS[1], (ROWS, WIDTH))
-BIAS = jax.random.normal(KEYS[2], (WIDTH,))
+W, X = normal(0, WIDTH, WIDTH, scale=0.25), normal(1, ROWS, WIDTH)
+BIAS = normal(2, WIDTH)
 
 
 def branching(params, x):
@@ -97,7 +97,7 @@ def test_not_jitted_each_rounding_of_a_loop_is_done(text):
 @pytest.mark.parametrize("options", [EXACT, {}], ids=["exact", "excess precision"])
 def test_what_is_summed_was_rounded(options):
     """XLA's CPU sums what was there before the rounding if it sees both, and may or not."""
-    x, y = (np.asarray(jax.random.normal(key, (256, 64))) for key in KEYS[:2])
+    x, y = (np.asarray(normal(seed, 256, 64)) for seed in (0, 1))
     value = autocast(lambda _, x, y: (x * y).sum(0), "mixed_bf16")
     gradient = jax.grad(autocast(lambda b, x, y: (x * b * y).sum(), "mixed_bf16"))
     low = lambda x: x.astype(jnp.bfloat16).astype(np.float32)  # noqa: E731
@@ -111,7 +111,7 @@ def test_what_is_summed_was_rounded(options):
 @pytest.mark.world
 def test_a_cotangent_that_is_summed_was_rounded():
     """It comes out of an island, and nothing but the bias wants it."""
-    x, y = (jax.random.normal(key, (64, 256)) for key in KEYS[:2])
+    x, y = (normal(seed, 64, 256) for seed in (0, 1))
     loss = lambda b: (jnp.exp(x + b) * y).sum()  # noqa: E731
     native, emulated = (
         compiled(jax.grad(autocast(loss, f"c={c},o=f32")))(jnp.ones(256)) for c in ("bf16", "e8m7")

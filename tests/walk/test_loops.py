@@ -12,6 +12,7 @@ from precis.policy import read_policy
 from precis.walk import audit, autocast
 from precis.walk.autocast import trace
 from precis.walk.program import While
+from tests.draws import normal
 
 from .laws import UNOPTIMIZED, assert_same, compiled
 from .models import decode, decode_init
@@ -69,7 +70,7 @@ def test_equals_hand_written_casts():
         _, x, total = lax.while_loop(seen, body, start)
         return x.astype(jnp.float32), total.astype(low).astype(jnp.float32)
 
-    w, x = jax.random.normal(jax.random.key(1), (2, 8, 8))
+    w, x = normal(1, 8, 8), normal(2, 8, 8)
     got = compiled(autocast(power, "p=f32,c=bf16,o=f32"))(w, x, 5)
     want = compiled(by_hand)(w, x, 5)
     assert_same(got[0], want[0])
@@ -102,7 +103,7 @@ def test_the_condition_sees_what_it_needs_of_its_own():
 
 
 def test_vmap_over_the_number_of_trips():
-    w, x = jax.random.normal(jax.random.key(1), (2, 8, 8))
+    w, x = normal(1, 8, 8), normal(2, 8, 8)
     low = autocast(power, "c=bf16,o=f32")
     counts = jnp.arange(3)
     got = jax.vmap(low, (None, None, 0))(w, x, counts)

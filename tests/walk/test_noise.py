@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from precis.walk import audit, autocast
+from tests.draws import normal
 
 from .laws import UNOPTIMIZED, assert_same, compiled
 
@@ -14,8 +15,8 @@ KEY = jax.random.key(0)
 # Results show their operands as these were rounded: the weights are identities.
 FORWARD = "p=f32,c=e4m3(stochastic),k=f32,g=f32,x=f32,o=f32"
 BACKWARD = "p=f32,c=f32,g=e4m3(stochastic),x=f32,o=f32"
-EYE = jnp.eye(8)
-X = jax.random.normal(jax.random.key(1), (8, 8))
+EYE = jnp.asarray(np.eye(8, dtype=np.float32))
+X = normal(1, 8, 8)
 
 
 def all_differ(rows):
@@ -81,7 +82,7 @@ def deep(params, x):
     ],
 )
 def test_what_is_computed_again_draws_what_it_drew(policy):
-    params = jax.random.normal(jax.random.key(2), (3, 8, 8))
+    params = normal(2, 3, 8, 8)
 
     def again(params, x):
         block = jax.checkpoint(lambda h, w: jax.nn.relu(h @ w))

@@ -12,12 +12,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from precis.quant import Kernel, dequantize, quantize, quantize_array
 from precis.walk import audit, autocast
+from tests.draws import normal
 
 from .models import decode, decode_init, decoder_batch, decoder_init, decoder_loss
 
 KEY = jax.random.key(0)
-X = jax.random.normal(jax.random.key(1), (6, 64))
-W = jax.random.normal(jax.random.key(2), (64, 32)) / 8
+X, W = normal(1, 6, 64), normal(2, 64, 32, scale=1 / 8)
 # Everything in float32 but for what is stored, so that only the order of roundings differs.
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -128,7 +128,7 @@ def test_any_other_op_dequantizes_for_itself_and_says_so():
 
 
 def test_rows_that_are_looked_up_are_dequantized_alone():
-    table = quantize_array(jax.random.normal(KEY, (50, 16)), "int8", axis=-1)
+    table = quantize_array(normal(0, 50, 16), "int8", axis=-1)
     fn = lambda t, i: jnp.take(t, i, axis=0)  # noqa: E731
     indices = jnp.array([[3, 49], [0, 50]])
     got = jax.jit(autocast(fn, "f32"))(table, indices)
@@ -139,7 +139,7 @@ def test_rows_that_are_looked_up_are_dequantized_alone():
 
 
 def test_a_kernel_travels_as_its_weight_does():
-    stack = jax.random.normal(KEY, (3, 64, 64)) / 8
+    stack = normal(0, 3, 64, 64, scale=1 / 8)
     q = quantize_array(stack, "int8")
     amax = jnp.float32([1.5, 0.4, 0.25]).reshape(3, 1, 1)
     kernel = Kernel(q, input_amax=amax, smoothing=jnp.full((3, 64, 1), 2.0))
@@ -208,7 +208,7 @@ def test_the_compiled_products_are_of_integers_and_no_weight_is_widened(wide, po
 
 def test_what_a_frozen_weight_leaves_for_the_backward_pass_is_its_codes():
     layers, width, rows = 8, 256, 4
-    stack = jax.random.normal(KEY, (layers, width, width)) / 16
+    stack = normal(0, layers, width, width, scale=1 / 16)
     q = quantize_array(stack, "int8")
     x = jnp.ones((rows, width))
     fn = lambda w, x: lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0].sum()  # noqa: E731

@@ -8,14 +8,10 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from precis.walk import autocast
+from tests.draws import normal
 
 from .laws import UNOPTIMIZED, assert_same, compiled
 from .models import mlp, mlp_init
-
-
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
-
 
 W, X = normal(0, 8, 8) / 3, normal(1, 4, 8)
 

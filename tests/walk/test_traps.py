@@ -10,6 +10,7 @@ from jax import lax
 
 from precis.formats import round_to
 from precis.walk import audit, autocast
+from tests.draws import normal
 
 from .laws import compiled
 
@@ -18,10 +19,6 @@ from .laws import compiled
 def standard_promotion(strict_promotion):
     with jax.numpy_dtype_promotion("standard"):  # flax relies on it
         yield
-
-
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
 
 
 NORMS = [
