@@ -105,3 +105,13 @@ def test_a_backward_pass_that_ran_otherwise_is_found_where_the_forward_pass_did_
         "claimed int8·int8→int32 backward",
     )
     assert "f32·f32→f32" in widened.what
+
+
+def test_programs_that_differ_in_names_alone_are_told_apart():
+    # The tests run with JAX's cache on disk, which does not look at the names of ops.
+    for name in ("first", "second"):
+        fn = lambda p, x, name=name: jnp.tanh(x @ p[name])  # noqa: E731
+        report = audit(fn, {name: jnp.ones((64, 24))}, X, policy="bf16", compiled=True)
+        (site,) = report.record()["sites"]
+        assert site["path"] == name
+        assert sum(site["ran"]["forward"].values()) == 1
