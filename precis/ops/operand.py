@@ -18,6 +18,7 @@ from precis.formats import (
     IntFormat,
     Rounded,
     ScaledFormat,
+    as_integers,
     cast_to,
     quantize_dequantize,
     round_to,
@@ -143,7 +144,7 @@ def bring_coded(x: Array, fmt: Format, summed: Summed, key: Array | None = None)
     match scaled.grid:
         case IntFormat() as grid if _is_code(grid):
             codes = parts.elements * np.float32(1 / grid.unit)
-            return Coded(codes.astype(np.int8), parts.scales * np.float32(grid.unit))
+            return Coded(as_integers(codes, np.dtype(np.int8)), parts.scales * np.float32(grid.unit))
         case FloatFormat() as grid:
             return Coded(_narrowed(parts.elements, grid), parts.scales)
         case _:

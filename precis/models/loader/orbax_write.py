@@ -48,7 +48,8 @@ class _OneByOne:
     """Orbax' handler of NumPy's arrays, given one at a time; see its `TypeHandler`."""
 
     def __init__(self) -> None:
-        self._arrays = ocp.type_handlers.NumpyHandler()
+        # Each array is written before the next is made, so none changes under way.
+        self._arrays = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
 
     def typestr(self) -> str:
         """As what a leaf is recorded, and restored by any reader."""
