@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,20 @@ class Transformer(nn.Module):
 
 
 def measured(
-    programs: dict[str, tuple[Any, Any]], x: jax.Array, *, rounds: int
+    programs: dict[str, tuple[Any, Any]],
+    x: jax.Array,
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each program in each round; one round before the first warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(rounds + 1):
         for name, (program, params) in programs.items():
-            began = time.perf_counter()
+            began = clock()
             jax.block_until_ready(program(params, x))
             if turn:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 

@@ -1,7 +1,7 @@
 from .blocks import Blocks, from_blocks, quantize_dequantize, to_blocks
 from .cast import cast_to, wide_dtype
 from .catalogue import BFLOAT16, CATALOGUE, FLOAT16, FLOAT32, FLOAT64, TF32
-from .codes import decode, encode
+from .codes import as_integers, decode, encode
 from .compact import Compact, compact_zeros, compress, decompress
 from .compact_format import compact_format
 from .exact import nearest_code, neighbors, value_of
@@ -37,6 +37,7 @@ __all__ = [
     "Rounded",
     "ScaledFormat",
     "amax",
+    "as_integers",
     "cast_to",
     "checked_axes",
     "compact_format",

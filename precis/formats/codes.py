@@ -79,6 +79,15 @@ def decode(codes: Array, fmt: Format | str, *, carrier: type | None = None) -> A
     return _decode(codes, grid, dtype)
 
 
+def as_integers(x: Array, dtype: np.dtype) -> Array:
+    """[...] `dtype`: what float32 integers below 2^22 are, the low bits of them in the fraction.
+
+    A convert would first see to NaN and to what `dtype` has not, none of which is here.
+    """
+    shifted = x + np.float32(1.5 * 2**23)
+    return lax.bitcast_convert_type(shifted, np.int32).astype(dtype)
+
+
 def code_dtype(grid: Grid) -> np.dtype:
     """The narrowest unsigned integers that hold the codes of `grid`."""
     return np.dtype(f"uint{next(width for width in (8, 16, 32, 64) if grid.bits <= width)}")

@@ -32,9 +32,10 @@ def amax(x: Array, axes: tuple[int, ...]) -> Array:
         x: [...] float32.
         axes: What to reduce over; over an empty axis the maximum is 0.
     """
-    magnitude = _folded(x, axes)
+    magnitude, left = _folded(x, axes)
     finite = jnp.minimum(magnitude, np.asarray(_F32.infinity, np.uint32))
-    return jnp.max(lax.bitcast_convert_type(finite, np.float32), axes, keepdims=True, initial=0)
+    largest = jnp.max(lax.bitcast_convert_type(finite, np.float32), left, initial=0)
+    return jnp.expand_dims(largest, axes)
 
 
 def exact_amax(x: Array, axes: tuple[int, ...]) -> Array:
@@ -44,25 +45,38 @@ def exact_amax(x: Array, axes: tuple[int, ...]) -> Array:
         x: [...] float32.
         axes: What to reduce over; over an empty axis the maximum is 0.
     """
-    largest = jnp.max(_folded(x, axes).astype(np.int32), axes, keepdims=True, initial=0)
-    return lax.bitcast_convert_type(largest, np.float32)
+    magnitude, left = _folded(x, axes)
+    largest = jnp.max(magnitude.astype(np.int32), left, initial=0)
+    return jnp.expand_dims(lax.bitcast_convert_type(largest, np.float32), axes)
 
 
-def _folded(x: Array, axes: tuple[int, ...]) -> Array:
-    """uint32: bits of |x|; of a large array, few but the largest over `axes` are left.
+def _folded(x: Array, axes: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """uint32: bits of |x|, of a large array few but the largest over `axes`; and what these are.
 
     XLA's CPU backend reduces a copy of the array. The larger of many slices, element by element,
     is one loop that reads the array once and copies nothing.
     """
-    axis = max(axes, key=lambda a: x.shape[a], default=None)
-    if axis is None or x.shape[axis] < 4 or x.size < _LARGE:
-        return split(x)[1]
+    if x.size < _LARGE or not axes:
+        return split(x)[1], axes
+    x, axes = _with_one(x, axes)
+    axis = max(axes, key=lambda a: x.shape[a])
+    if x.shape[axis] < 4:
+        return split(x)[1], axes
     length = x.shape[axis]
     # What is left must still be reduced: without, its consumers would compute it for each value.
     size = max(-(-length // _SLICES), 2)
     starts = (min(start, length - size) for start in range(0, length, size))
     slices = (lax.slice_in_dim(x, start, start + size, axis=axis) for start in starts)
-    return functools.reduce(jnp.maximum, (split(part)[1] for part in slices))
+    return functools.reduce(jnp.maximum, (split(part)[1] for part in slices)), axes
+
+
+def _with_one(x: Array, axes: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """`x` with one axis in place of `axes`, if these are neighbors: slices of it are longer."""
+    own = sorted(axis % x.ndim for axis in axes)
+    first, last = own[0], own[-1]
+    if last - first >= len(own):
+        return x, axes
+    return x.reshape(*x.shape[:first], -1, *x.shape[last + 1 :]), (first,)
 
 
 def scale_exponents(amax: Array, grid: Grid, rule: ScaleRule = "floor") -> Array:

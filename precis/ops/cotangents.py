@@ -10,7 +10,8 @@ from jax import Array
 from jax.extend import core as jex_core
 
 from precis.formats import Format, wide_dtype
-from precis.ops.operand import Coded, bring, bring_coded, summed_axes
+from precis.ops.cpu import in_rows
+from precis.ops.operand import Coded, bring, bring_coded, is_scaled, summed_axes
 from precis.ops.product import MATRIX_OPS, MatrixOp, bind, product
 
 
@@ -39,7 +40,9 @@ def bring_coded_for(
     """`bring_coded` for operand `side` of `op`; a ragged dot's groups have scales of their own."""
     if op.group_sizes is not None:
         return bring_for(op, x, fmt, side, key)
-    return bring_coded(x, fmt, summed_axes(op.primitive.name, op.params, x.ndim, side), key)
+    summed = summed_axes(op.primitive.name, op.params, x.ndim, side)
+    x = in_rows(x, summed.all) if op.is_dot and is_scaled(fmt) else x
+    return bring_coded(x, fmt, summed, key)
 
 
 def cotangent_of(op: MatrixOp, side: int, operands: Sequence[Tagged], g: Tagged) -> Array:

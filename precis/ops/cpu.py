@@ -60,6 +60,17 @@ def dot_on_cpu(lhs: Array, rhs: Array, dimension_numbers: Any, accum: Any) -> Ar
     return out.reshape(*out.shape[:n], *free)
 
 
+def in_rows(x: Array, summed: tuple[int, ...]) -> Array:
+    """`x` as it is, on CPU stored row by row if a row is what several axes at its end are summed.
+
+    Attention hands over [..., heads, width] with the last but two axes last. To be quantized, it
+    is read twice, and then multiplied by rows: one transposed copy is less work than three reads.
+    """
+    if not HAS_FAST_PRODUCTS or len(summed) < 2 or sorted(summed) != [*_last(x, len(summed))]:
+        return x
+    return lax.platform_dependent(x, cpu=_pinned, default=lambda x: x)
+
+
 def _others(x: Array, summed: Any, batch: Any) -> tuple[int, ...]:
     return tuple(axis for axis in range(x.ndim) if axis not in (*summed, *batch))
 

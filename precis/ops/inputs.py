@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from precis.formats import amax, parse, to_blocks
+from precis.formats import amax, as_integers, parse, to_blocks
+from precis.ops.cpu import in_rows
 from precis.ops.operand import Coded, summed_axes
 from precis.ops.product import MatrixOp, bind
 
@@ -47,10 +48,11 @@ def coded_by(op: MatrixOp, x: Array, largest: Array, side: int) -> Coded:
         side: Which operand `x` is.
     """
     axes = summed_axes(op.primitive.name, op.params, x.ndim, side).all
+    x = in_rows(x, axes) if op.is_dot else x
     own = amax(x, axes)
     wanted = jnp.where(jnp.isfinite(own), largest.reshape([1] * x.ndim), np.float32(np.nan))
     parts = to_blocks(x, parse("int8@channel"), axis=axes, largest=wanted)
-    return Coded(parts.elements.astype(np.int8), parts.scales)
+    return Coded(as_integers(parts.elements, np.dtype(np.int8)), parts.scales)
 
 
 def columns_apart(

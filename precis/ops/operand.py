@@ -18,6 +18,7 @@ from precis.formats import (
     IntFormat,
     Rounded,
     ScaledFormat,
+    as_integers,
     cast_to,
     quantize_dequantize,
     round_to,
@@ -142,8 +143,8 @@ def bring_coded(x: Array, fmt: Format, summed: Summed, key: Array | None = None)
     parts = to_blocks(x.astype(np.float32), scaled, axis=summed.all, key=key)
     match scaled.grid:
         case IntFormat() as grid if _is_code(grid):
-            codes = parts.elements * np.float32(1 / grid.unit)
-            return Coded(codes.astype(np.int8), parts.scales * np.float32(grid.unit))
+            codes = as_integers(parts.elements * np.float32(1 / grid.unit), np.dtype(np.int8))
+            return Coded(codes, parts.scales * np.float32(grid.unit))
         case FloatFormat() as grid:
             return Coded(_narrowed(parts.elements, grid), parts.scales)
         case _:

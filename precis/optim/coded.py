@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax import Array
 from precis.formats import FLOAT32, FloatFormat, Rounded, ScaledFormat, cast_to
 from precis.policy import Policy, PolicyRules, read_policy
 from precis.quant import (
+    KEPT,
     QTensor,
     QuantRule,
     is_stored,
@@ -21,9 +23,10 @@ from precis.quant import (
     quantize_one,
     quantized_format,
     recast,
+    rule_for,
 )
-from precis.tree import map_params
-from precis.types import PyTree
+from precis.tree import is_float, map_params, named_leaves
+from precis.types import PyTree, what_there_is
 
 
 def stored_params(policy: PolicyRules | Policy | str, params: PyTree) -> PyTree:
@@ -44,8 +47,32 @@ def stored_params(policy: PolicyRules | Policy | str, params: PyTree) -> PyTree:
     """
     policies = read_policy(policy)
     if rules := _rules(policies):
-        params = quantize(params, rules)
+        params = quantize(params, _with_effect(policies, rules, params))
     return map_params(lambda path, x: cast_to(x, float_storage(policies, path)), params)
+
+
+def _with_effect(
+    policies: PolicyRules, rules: Sequence[QuantRule], params: PyTree
+) -> Sequence[QuantRule]:
+    """`rules`, but not p's own where it stores nothing: nobody wrote its '**'.
+
+    Raises:
+        ValueError: There is no other.
+    """
+    p, (own, *others) = policies.base.param, rules
+    found = {path: x for path, x in named_leaves(params).items() if is_float(x)}
+    if isinstance(p, FloatFormat) or any(
+        is_stored(x) or rule_for([own], path, x.ndim, KEPT) for path, x in found.items()
+    ):
+        return rules
+    if others:
+        return others
+    example = next(iter(found), "kernel").rpartition("/")[2]
+    raise ValueError(
+        f"p={p}: nothing is stored in it, since norms, biases, embeddings and vectors stay in "
+        f"float; {what_there_is('**', found)}. A rule that spells out the last part of a path, "
+        f"such as '**/{example}: p={p}', stores that all the same"
+    )
 
 
 def float_storage(policies: PolicyRules, path: str) -> FloatFormat:

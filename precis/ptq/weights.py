@@ -24,6 +24,7 @@ from precis.quant import (
     QuantRule,
     Stored,
     as_kernel,
+    attention_axes,
     quantize,
     quantize_array,
     read_calibration,
@@ -91,7 +92,7 @@ def quantized_weights(
             _check_stored(path, leaf, rule)
         if rule is None or rule.mode.weight is None or leaf.ndim < 2 or _is_stored(leaf):
             continue
-        axis = rule.axis or _summed(path, leaf.ndim, rule.mode.weight, found)
+        axis = rule.axis or attention_axes(path, leaf.ndim, rule.mode.weight, found)
         if _is_left(rule, path, keep):
             continue
         reason = _unfit(leaf, rule.mode.weight, axis, calibrate)
@@ -159,24 +160,6 @@ def _multiplied(params: PyTree, smoothing: Mapping[str, Any]) -> PyTree:
         return leaf.astype(np.float32) * smoothing[path]
 
     return map_params(times, params)
-
-
-def _summed(path: str, ndim: int, fmt: ScaledFormat, found: Mapping[str, Any]) -> Any:
-    """Axes that a layer of flax sums over where they are not the one before the last.
-
-    Attention projects [inputs, heads, width] and back from [heads, width, outputs], in both
-    libraries; with layers stacked in front, too.
-    """
-    if ndim < 3:
-        return None
-    module, _, _ = path.rpartition("/")
-    above, _, name = module.rpartition("/")
-    is_attention = all(f"{above}/{own}/kernel".lstrip("/") in found for own in ("query", "key"))
-    if not is_attention:
-        return None
-    if name in ("query", "key", "value"):
-        return (-3,)
-    return (-3, -2) if name == "out" and not fmt.block else None
 
 
 def _is_left(rule: ModeRule, path: str, keep: Sequence[str]) -> bool:

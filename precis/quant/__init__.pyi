@@ -7,6 +7,7 @@ from .arrays import (
     on_device,
     to_arrays,
 )
+from .attention import attention_axes
 from .calibration import AbsMax, Calibration, MinMax, Mse, Percentile, read_calibration
 from .formats import quantized_format
 from .kernel import (
@@ -51,6 +52,7 @@ __all__ = [
     "Rules",
     "Stored",
     "as_kernel",
+    "attention_axes",
     "check_rules",
     "dequantize",
     "from_arrays",

@@ -19,8 +19,9 @@ Fill: TypeAlias = Callable[[np.ndarray, int, int], None]
 """`fill(out, axis, start)`: reads into `out` what an array has along an axis from `start` on, in
 as many entries as `out` has there."""
 
-# Floats that are in memory at a time: 8 MiB of float32, a part of a cache.
-_AT_ONCE = 1 << 21
+# Floats that are in memory at a time: 4 MiB of float32. XLA widens a copy of 16-bit ones, and
+# fewer are slower where what is read of a row is short.
+_AT_ONCE = 1 << 20
 
 
 class Split(NamedTuple):

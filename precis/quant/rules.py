@@ -28,6 +28,10 @@ KEPT_BY_DEFAULT = "norms, biases and embeddings are kept"
 """Why a parameter stays in float: a rule is for it, does not name it, and `KEPT` matches."""
 
 _KEEP = ("none", "f32", "float32")
+# What `quantize_model` stores weights in; its modes say more than that.
+_MODES = {"w8": "int8", "w4": "int4"} | dict.fromkeys(
+    ("w8a8", "w8a8_static", "w8a8_outliers"), "int8"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def quant_rules(rules: Rules) -> tuple[QuantRule, ...]:
         base, pairs = pattern_pairs(rules)
         return quant_rules([("**", base), *pairs])
     if isinstance(rules, str | Format):
-        return (QuantRule("**", quantized_format(rules)),)
+        return (QuantRule("**", _format(rules)),)
     found = tuple(_rule(rule) for rule in rules)
     if not found:
         raise ValueError("rules are wanted, such as [('**', 'int8')], got none")
@@ -92,9 +96,19 @@ def _rule(given: QuantRule | tuple[Any, ...]) -> QuantRule:
     axes = axis if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
     is_kept = fmt is None or (isinstance(fmt, str) and fmt.strip().lower() in _KEEP)
     try:
-        return QuantRule(pattern, None if is_kept else quantized_format(fmt), axes)
+        return QuantRule(pattern, None if is_kept else _format(fmt), axes)
     except ValueError as error:
         raise ValueError(f"rule {pattern!r}: {error}") from None
+
+
+def _format(given: Format | str) -> ScaledFormat:
+    name = str(given).strip().lower()
+    if weights := _MODES.get(name):
+        raise ValueError(
+            f"{given!r} is a mode, which also says what inputs are multiplied in: "
+            f"precis.quantize_model takes it; for its weights alone, the format is {weights!r}"
+        )
+    return quantized_format(given)
 
 
 def rule_for(

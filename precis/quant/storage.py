@@ -6,7 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from precis.formats import FloatFormat, Grid, IntFormat, Packed, decode, encode, pack, unpack
+from precis.formats import (
+    FloatFormat,
+    Grid,
+    IntFormat,
+    Packed,
+    as_integers,
+    decode,
+    encode,
+    pack,
+    unpack,
+)
 
 # Formats that matrix units multiply and that every checkpoint library knows. Others of 8 bits are
 # kept as bit codes: orbax cannot save e4m3, and restores e8m0 wrongly into another dtype.
@@ -43,19 +53,10 @@ def stored(elements: Array, grid: Grid) -> Array:
     if is_packed(grid):
         return pack(encode(elements, grid), grid).data
     if isinstance(grid, IntFormat) and grid.signed:
-        return _integers(elements * np.float32(1 / grid.unit), dtype)
+        return as_integers(elements * np.float32(1 / grid.unit), dtype)
     if isinstance(grid, FloatFormat) and grid.is_native:
         return elements.astype(dtype)
     return _same_bits(encode(elements, grid), dtype)
-
-
-def _integers(x: Array, dtype: np.dtype) -> Array:
-    """[...] float32 integers below 2^22 as `dtype`: low bits of what shifts them to the fraction.
-
-    A convert would first see to NaN and to what `dtype` has not, none of which is here.
-    """
-    shifted = x + np.float32(1.5 * 2**23)
-    return lax.bitcast_convert_type(shifted, np.int32).astype(dtype)
 
 
 def codes_of(values: Array, grid: Grid, packed: tuple[int, int] | None) -> Array:

@@ -109,3 +109,15 @@ def test_the_maximum_of_a_large_array_is_exact(axes):
     got = np.asarray(jax.jit(exact_amax, static_argnums=1)(x, axes))
     bits = (x.view(np.uint32) & 0x7FFFFFFF).max(axes, keepdims=True)
     np.testing.assert_array_equal(got.view(np.uint32), bits)
+
+
+@pytest.mark.parametrize("axes", [(-2, -1), (1, 2), (0, 1), (0, 2), (-1, 0), (0, 1, 2), (2,)])
+@pytest.mark.parametrize("find", [amax, exact_amax])
+def test_of_a_large_array_over_several_axes(find, axes):
+    x = np.random.default_rng(2).standard_normal((64, 66, 67)).astype(np.float32)
+    x[5, 6, 7] = np.nan
+    got = jax.jit(lambda x: find(x, axes))(x)
+    wanted = np.abs(x).max(axes, keepdims=True)
+    if find is amax:
+        wanted[np.isnan(wanted)] = np.inf
+    np.testing.assert_array_equal(got, wanted)

@@ -210,3 +210,12 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="kernel is stored as int8@channel, got an array"):
         apply_update(optimizer, grads, state, params)
     assert isinstance(stored["kernel"], QTensor)
+
+
+def test_p_that_stores_nothing_is_told_as_the_policy_says_it():
+    params = {"norm": {"scale": jnp.ones((3, 4)), "bias": jnp.ones((3, 4))}}
+    with pytest.raises(ValueError, match=r"p=int8: nothing .* norm/bias.*'\*\*/bias: p=int8'"):
+        stored_params("p=int8", params)
+    stored = stored_params("p=int8; **/bias: p=int8", params)["norm"]
+    assert isinstance(stored["bias"], QTensor)
+    assert not isinstance(stored["scale"], QTensor)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from precis.ptq import MODES
 from precis.quant import QTensor, QuantRule, quant_rules, quantize
 
 TREE = {
@@ -114,3 +115,11 @@ def test_a_rule_is_a_pair():
 def test_errors_name_the_parameter():
     with pytest.raises(TypeError, match=r"w \[2, 2\]: float32, .* got float64"):
         quantize({"w": np.ones((2, 2))}, "int8")
+
+
+@pytest.mark.parametrize("name", sorted({*MODES} - {"f32", "nf4"}))
+def test_a_mode_is_no_format_and_its_weights_have_one(name):
+    with pytest.raises(ValueError, match="quantize_model takes it") as caught:
+        quant_rules([("head/**", name)])
+    fmt = str(caught.value).split("'")[-2]
+    assert quant_rules(fmt)[0].format == MODES[name].weight

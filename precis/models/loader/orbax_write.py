@@ -48,7 +48,7 @@ class _OneByOne:
     """Orbax' handler of NumPy's arrays, given one at a time; see its `TypeHandler`."""
 
     def __init__(self) -> None:
-        self._arrays = ocp.type_handlers.NumpyHandler()
+        self._arrays = _handler()
 
     def typestr(self) -> str:
         """As what a leaf is recorded, and restored by any reader."""
@@ -78,6 +78,14 @@ class _OneByOne:
 
     def finalize(self, directory: Any) -> None:
         """Nothing is left to do."""
+
+
+def _handler() -> Any:
+    """Orbax' own; each array is written before the next is made, so none need be copied."""
+    try:
+        return ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    except TypeError:  # of orbax 0.11, which always copies
+        return ocp.type_handlers.NumpyHandler()
 
 
 def write_orbax(

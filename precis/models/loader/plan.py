@@ -17,6 +17,7 @@ from precis.quant import (
     QTensor,
     QuantRule,
     Rules,
+    attention_axes,
     check_rules,
     quant_rules,
     quantize_array,
@@ -68,6 +69,7 @@ def plan_of(
     """
     resolved = quant_rules(rules)
     has_params = any(path.startswith(_PARAMS) for path in leaves)
+    paths = {path.removeprefix(_PARAMS) if has_params else path for path in leaves}
     ndims: dict[str, int] = {}
     names: dict[str, str] = {}
     quantized, nodes, kept = dict[str, QuantRule](), dict[str, QTensor](), dict[str, str]()
@@ -81,7 +83,11 @@ def plan_of(
             if len(leaf.shape) > 1:
                 kept[path] = _why_kept(resolved, own)
             continue
-        axis = rule.axis if rule.axis is not None else usual_axis(own, leaf, rule.format)
+        axis = rule.axis
+        if axis is None:
+            axis = attention_axes(own, len(leaf.shape), rule.format, paths)
+        if axis is None:
+            axis = usual_axis(own, leaf, rule.format)
         made = _node(leaf, rule.format, axis, calibrate)
         if isinstance(made, str):
             kept[path] = made

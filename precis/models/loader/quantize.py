@@ -61,7 +61,7 @@ def quantize_checkpoint(
     Paths are names on disk, with `/` for PyTorch's `.`: `model/layers/0/mlp/up_proj/weight`. A
     `weight` is taken to have its outputs first, as PyTorch stores it, so that its channels are
     rows; for one that has not, such as GPT-2's, a rule says the axis of its inputs:
-    `("**/c_fc/weight", "int8", -2)`.
+    `("**/c_fc/weight", "int8", -2)`. Kernels of flax' attention are known by their names.
 
     Args:
         src: See `open_source`.

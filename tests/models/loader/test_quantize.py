@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from precis import load_quantized, quantize, quantize_checkpoint
+from precis import load_quantized, quantize, quantize_checkpoint, quantize_model
 from precis.models.loader import open_source
 from precis.quant import QTensor, quantize_array
 
@@ -159,3 +160,18 @@ def test_the_float_model_is_never_in_memory(tmp_path, name):
         [sys.executable, "-c", MEASURED, str(src), str(dst)], capture_output=True, check=True
     )
     assert float(done.stdout) < 0.08
+
+
+@pytest.mark.parametrize("mode", ["w8", "nf4"])
+def test_attention_of_flax_is_scaled_as_quantize_model_does(mode, tmp_path):
+    model = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=16)
+    variables = model.init(jax.random.key(0), jnp.ones((1, 3, 8)))
+    flat = {
+        "/".join(["params", *(entry.key for entry in path)]): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(variables["params"])
+    }
+    save_file(flat, tmp_path / "float.safetensors")
+    fmt = {"w8": "int8"}.get(mode, mode)
+    quantize_checkpoint(tmp_path / "float.safetensors", tmp_path / "few.safetensors", fmt)
+    _, wanted = quantize_model(model, variables, mode)
+    same(load_quantized(tmp_path / "few.safetensors", like=variables), wanted)
