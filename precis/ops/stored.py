@@ -154,7 +154,8 @@ def _forward(
         brought = coded_by(op, wide.astype(_F32), kernel.input_amax, side)
     else:
         brought = bring_coded_for(op, wide, fmt, side, key_of(noise, fmt, x, side))
-    out = _multiplied(op, brought, own, key)
+    formats = key.ordered(_held(op, kernel.weight, key), fmt)
+    out = _multiplied(op, brought, own, formats, key)
     if apart is not None:
         apart = _scaled(op, apart, own, key)
     out = out if apart is None else out + apart
@@ -165,15 +166,22 @@ def _forward(
     return key.handed_over(out), _Saved(kept, weight, sizes, noise)
 
 
-def _multiplied(op: MatrixOp, x: Array | Coded, weight: Array | Coded, key: _Key) -> Array:
+def _multiplied(
+    op: MatrixOp,
+    x: Array | Coded,
+    weight: Array | Coded,
+    formats: tuple[Format, Format],
+    key: _Key,
+) -> Array:
     """float32: the product of both, scales applied."""
     if not isinstance(weight, Coded) or isinstance(x, Coded):
-        return product(op, *key.ordered(weight, x))
+        return product(op, *key.ordered(weight, x), formats=formats)
 
     def in_floats(x: Array, codes: Array) -> Array:
         # Codes of 8 bits are exact in every float dtype of 16.
-        fits = codes.dtype == np.int8
-        return product(op, *key.ordered(codes.astype(x.dtype) if fits else codes, x))
+        if codes.dtype == np.int8:
+            return product(op, *key.ordered(codes.astype(x.dtype), x))
+        return product(op, *key.ordered(codes, x), formats=formats)
 
     def on_cpu(x: Array, codes: Array) -> Array:
         side, is_wide = 1 - key.side, x.dtype.itemsize > 2
@@ -211,10 +219,13 @@ def _input_gradient(key: _Key, saved: _Saved, cotangent: Array) -> Array:
     codes = own.codes if isinstance(own, Coded) else own
     fmt = roles.grad_for_input
     drawn = key_of(noise, fmt, g, GRAD)
-    is_later = is_scaled(fmt)
-    tagged = Tagged(g, fmt, drawn) if is_later else Tagged(bring_for(op, g, fmt, 0, drawn), None)
+    if is_scaled(fmt):
+        tagged = Tagged(g, fmt, drawn)
+    else:
+        tagged = Tagged(bring_for(op, g, fmt, 0, drawn), None, held=fmt)
     like: Any = jax.ShapeDtypeStruct(key.like.shape, _F32)
-    pair = key.ordered(Tagged(codes, None), Tagged(like, None))
+    held = _held(op, kernel.weight, key)
+    pair = key.ordered(Tagged(codes, None, held=held), Tagged(like, None))
     dx = cotangent_of(op, 1 - key.side, pair, tagged)
     if kernel.smoothing is not None:
         dx = dx / against(op, kernel.smoothing, dx.ndim, key.side)
@@ -262,6 +273,12 @@ def _operand(op: MatrixOp, q: QTensor, key: _Key) -> Array | Coded:
         return _coded(q)
     wide = open_stored(recast(q, _F32))
     return bring_for(op, wide, key.formats[0], key.side)
+
+
+def _held(op: MatrixOp, q: QTensor, key: _Key) -> Format:
+    """What the weight's codes, or its values, lie on."""
+    is_coded = _is_coded(op.primitive.name, op.params, q, key.side)
+    return q.format.grid if is_coded else key.formats[0]
 
 
 def _is_coded(primitive: str, params: dict[str, Any], q: QTensor, side: int) -> bool:
