@@ -29,6 +29,9 @@ from jax import Array
 from precis.formats import E4M3FN, E5M2, FloatFormat, Format, Rounded, ScaledFormat
 from precis.ops.operand import as_operand
 
+FLOAT8 = (E4M3FN.storage_dtype, E5M2.storage_dtype)
+"""The dtypes of 8 bits that CUDA multiplies."""
+
 
 class Float8(NamedTuple):
     """The float8 of each operand of a product."""

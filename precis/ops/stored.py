@@ -7,7 +7,7 @@ the scales applied to the sums, once, in float32:
 |---|---|---|
 | int8, int4, … | int8 | int8×int8→int32 |
 | int8, int4, … | bf16, f16, f32 | codes in its dtype, which holds them |
-| fp8, fp4, … | any | codes in the narrowest dtype that holds them |
+| fp8, fp4, … | any | codes in the narrowest dtype that holds them; with fp8, float8 on CUDA |
 
 CPUs have no product of mixed dtypes, and XLA would widen the whole weight first. There, up to 128
 rows of a 16-bit operand are written in two int8 digits and multiplied as integers; more of them,
@@ -38,6 +38,7 @@ from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_
 from precis.ops.cpu import HAS_FAST_PRODUCTS
 from precis.ops.digits import in_digits
 from precis.ops.epilogue import scaled_result
+from precis.ops.float8 import float8_of
 from precis.ops.inputs import against, coded_by, columns_apart
 from precis.ops.noise import GRAD, key_of
 from precis.ops.operand import Coded, carrier_of, is_scaled, summed_axes
@@ -276,9 +277,9 @@ def _operand(op: MatrixOp, q: QTensor, key: _Key) -> Array | Coded:
 
 
 def _held(op: MatrixOp, q: QTensor, key: _Key) -> Format:
-    """What the weight's codes, or its values, lie on."""
+    """The format that the weight's codes, or its values, are in."""
     is_coded = _is_coded(op.primitive.name, op.params, q, key.side)
-    return q.format.grid if is_coded else key.formats[0]
+    return q.format if is_coded else key.formats[0]
 
 
 def _is_coded(primitive: str, params: dict[str, Any], q: QTensor, side: int) -> bool:
@@ -296,4 +297,10 @@ def _coded(q: QTensor) -> Coded:
     grid = q.format.grid
     if isinstance(grid, IntFormat):
         return Coded(q.codes.astype(np.int8), scales * np.float32(grid.unit))
-    return Coded(q.elements.astype(carrier_of(grid)), scales)
+    carrier = carrier_of(grid)
+    decoded = lambda q: q.elements.astype(carrier)  # noqa: E731
+    if q.codes.dtype != float8_of(grid):
+        return Coded(decoded(q), scales)
+    # XLA drops a convert that a dot's operand is converted back from; decoding by bits it cannot.
+    as_stored = lambda q: q.codes.astype(carrier)  # noqa: E731
+    return Coded(lax.platform_dependent(q, cuda=as_stored, default=decoded), scales)
