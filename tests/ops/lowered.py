@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 import jax
+from jax import export
 
 _DOT = re.compile(
     r"(%\S+) = stablehlo\.dot_general .*?precision = \[(\w+), \w+\][^:]*"
@@ -33,6 +34,16 @@ def dots_of(fn, *args, platform="cuda"):
         Dot(*(_SHORT.get(dtype, dtype) for dtype in (_last(lhs), _last(rhs), _last(out))), asked)
         for _, asked, lhs, rhs, out in found
     ]
+
+
+def run_as_on_cuda(fn, *args):
+    """What the program for CUDA makes of `args`, run by this machine's own backend.
+
+    XLA's CPU widens float8 dots; all else of such a program it has.
+    """
+    anywhere = [export.DisabledSafetyCheck.platform()]
+    program = export.export(jax.jit(fn), platforms=("cuda",), disabled_checks=anywhere)(*args)
+    return jax.jit(program.call)(*args)
 
 
 def _last(tensor):
