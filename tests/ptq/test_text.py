@@ -24,7 +24,6 @@ MODES = {
     "w8": ("int8 per channel", "bf16"),
     "w4": ("int4 in blocks of 64", "bf16"),
     "nf4": ("NF4 in blocks of 64", "bf16"),
-    "w8a8_fp8": ("e4m3fn per channel", "e4m3fn per row"),
 }
 SHOWN = [("**", "w8a8"), ("layers/mlp/**", "nf4"), ("head/**", "f32")]
 
