@@ -8,9 +8,10 @@ One operand must be e4m3fn: cuBLASLt has no e5m2 × e5m2, which stays bfloat16. 
 and for shapes that cuBLASLt has not, XLA widens a float8 dot to float16, which is exact as well.
 Convolutions stay bfloat16: cuDNN has not all of them in float8.
 
-Dots ask for the precision HIGHEST. At DEFAULT, XLA asks cuBLASLt for fast accumulation, which keeps
-about 14 bits of a sum on Hopper, or takes a Triton kernel, which always sums so; at HIGHEST, for
-cuBLASLt's other way, which promotes partial sums to float32. The preset `ANY_F8_ANY_F8_F32` means the same, but CPUs and GPUs before Ada refuse it.
+Dots ask for the precision HIGHEST. At DEFAULT, XLA asks cuBLASLt for fast accumulation, which
+keeps about 14 bits of a sum on Hopper, or takes a Triton kernel, which always sums so; at HIGHEST,
+for cuBLASLt's other way, which promotes partial sums to float32. The preset `ANY_F8_ANY_F8_F32`
+means the same, but CPUs and GPUs before Ada refuse it.
 
 Source: XLA's gemm_rewriter.cc, cuda_blas_lt.cc and the Triton emitter; openxla/xla pull requests
 6599 (fast accumulation by precision) and 16072 (what is widened); DeepSeek-V3, arXiv:2412.19437,
