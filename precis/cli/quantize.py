@@ -35,8 +35,8 @@ def quantize(
         checkpoint: A trial's folder, as a sweep wrote it: runs/NAME/TRIAL. With --out also a
             .safetensors file, a folder of such shards, or one that orbax wrote: of these, whose
             model is not known, the report is on weights alone.
-        mode: What weights run as: w8a8, w8a8_static, w8a8_outliers, w8, w4, nf4, or the name of
-            a format for weights alone.
+        mode: What weights run as: w8a8, w8a8_static, w8a8_outliers, w8a8_fp8, w8, w4, nf4, or
+            the name of a format for weights alone.
         rules: Another mode for some paths, as 'head/**=f32'; may be given more than once, and
             the last one that matches wins.
         calibrate: What weights are scaled by: absmax, minmax, mse or percentile=99.9.

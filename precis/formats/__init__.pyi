@@ -1,6 +1,6 @@
 from .blocks import Blocks, from_blocks, quantize_dequantize, to_blocks
 from .cast import cast_to, wide_dtype
-from .catalogue import BFLOAT16, CATALOGUE, FLOAT16, FLOAT32, FLOAT64, TF32
+from .catalogue import BFLOAT16, CATALOGUE, E4M3FN, E5M2, FLOAT16, FLOAT32, FLOAT64, TF32
 from .codes import as_integers, decode, encode
 from .compact import Compact, compact_zeros, compress, decompress
 from .compact_format import compact_format
@@ -20,6 +20,8 @@ __all__ = [
     "BFLOAT16",
     "BLOCK_FORMATS",
     "CATALOGUE",
+    "E4M3FN",
+    "E5M2",
     "FLOAT16",
     "FLOAT32",
     "FLOAT64",

@@ -1,6 +1,7 @@
 """Matrix ops with a format for every role."""
 
 from precis.ops.backward import CODES
+from precis.ops.float8 import FLOAT8
 from precis.ops.matrix import matrix_op
 from precis.ops.operand import carrier_of
 from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, backward_dtypes, product_dtypes
@@ -10,6 +11,7 @@ from precis.ops.tangent import cast_with_tangent, settled
 
 __all__ = [
     "CODES",
+    "FLOAT8",
     "MATRIX_OPS",
     "Dtypes",
     "MatrixOp",

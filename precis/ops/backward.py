@@ -68,7 +68,8 @@ def backward_product(
     own, operand = (roles.lhs, roles.rhs) if side == 0 else (roles.rhs, roles.lhs)
 
     def brought(x: Array, fmt: Format, side: int, number: int) -> Tagged:
-        return Tagged(bring_for(op, x, fmt, side, key_of(noise, fmt, x, number)), None)
+        low = bring_for(op, x, fmt, side, key_of(noise, fmt, x, number))
+        return Tagged(low, None, held=fmt)
 
     def anew(x: Array, fmt: Format, number: int) -> Tagged:
         return Tagged(x, fmt, key_of(noise, fmt, x, number))

@@ -22,11 +22,13 @@ class Tagged(NamedTuple):
         array: [...].
         format: That format.
         key: A random key for it, if it is stochastic.
+        held: The format that it was brought to already, if that is known.
     """
 
     array: Array
     format: Format | None
     key: Array | None = None
+    held: Format | None = None
 
 
 def bring_for(op: MatrixOp, x: Array, fmt: Format, side: int, key: Array | None = None) -> Array:
@@ -105,9 +107,10 @@ def _evaluate(jaxpr: Any, *args: Tagged, is_tf32: bool) -> Array:
 def _multiplied(op: MatrixOp, operands: Sequence[Tagged]) -> Tagged:
     brought = (
         x if fmt is None else bring_coded_for(op, x, fmt, side, key)
-        for side, (x, fmt, key) in enumerate(operands)
+        for side, (x, fmt, key, _) in enumerate(operands)
     )
-    return Tagged(product(op, *brought), None)
+    lhs, rhs = (x.format or x.held for x in operands)
+    return Tagged(product(op, *brought, formats=(lhs, rhs)), None)
 
 
 def _turns(eqn: Any, dot: Any) -> bool:

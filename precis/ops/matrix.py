@@ -103,7 +103,7 @@ def _plain(lhs: Array, rhs: Array, sizes: Array | None, noise: Array | None, key
     op, formats = key.op(sizes), (key.roles.lhs.format, key.roles.rhs.format)
     sides = enumerate(zip((lhs, rhs), formats, strict=True))
     low = (bring_for(op, x, fmt, i, key_of(noise, fmt, x, i)) for i, (x, fmt) in sides)
-    out = cast_with_tangent(product(op, *low), key.roles.accum)
+    out = cast_with_tangent(product(op, *low, formats=formats), key.roles.accum)
     return cast_with_tangent(out, key.roles.out)
 
 
@@ -118,7 +118,7 @@ def _forward(
     op, formats = key.op(sizes), (key.roles.lhs.format, key.roles.rhs.format)
     sides = enumerate(zip((lhs, rhs), formats, strict=True))
     low = [bring_coded_for(op, x, fmt, i, key_of(noise, fmt, x, i)) for i, (x, fmt) in sides]
-    out = product(op, *low)
+    out = product(op, *low, formats=formats)
     operands, grads = (key.roles.lhs, key.roles.rhs), key.roles.grads
     # Each operand is a factor of the other's cotangent.
     sides = zip((lhs, rhs), low, operands, grads[::-1], strict=True)

@@ -4,6 +4,7 @@
 |---|---|
 | int8 codes × int8 codes | int8×int8→int32 |
 | bf16 × bf16, f16 × f16 | the backend's own, summed in float32 |
+| e4m3fn × e4m3fn, e4m3fn × e5m2 | float8 in dots on CUDA; elsewhere bf16, which holds them |
 | anything else | widened to float32 (float64), which is exact |
 """
 
@@ -21,6 +22,7 @@ from jax.extend import core as jex_core
 from precis.formats import Format, wide_dtype
 from precis.ops.cpu import HAS_FAST_PRODUCTS, dot_on_cpu
 from precis.ops.epilogue import scaled_result
+from precis.ops.float8 import Float8, float8_product, in_float8
 from precis.ops.operand import Coded, carrier_of, is_scaled
 
 # Beyond so many products of two int8 codes, 128² each, an int32 may overflow.
@@ -59,20 +61,28 @@ class Dtypes(NamedTuple):
     accum: np.dtype
 
 
-def product_dtypes(lhs: Format, rhs: Format) -> Dtypes:
-    """The dtypes of the product of operands in these formats, on a backend that has them all."""
+def product_dtypes(lhs: Format, rhs: Format, *, has_float8: bool = False) -> Dtypes:
+    """The dtypes of the product of operands in these formats, on a backend that has them all.
+
+    Args:
+        lhs: Format of the first operand.
+        rhs: Of the second.
+        has_float8: Whether float8 is among them, as it is for dots on CUDA.
+    """
+    if has_float8 and (pair := float8_product(lhs, rhs)):
+        return Dtypes(*pair, np.dtype(np.float32))
     return _dtypes(carrier_of(lhs), carrier_of(rhs))
 
 
-def backward_dtypes(grad: Format, other: Format) -> Dtypes:
+def backward_dtypes(grad: Format, other: Format, *, has_float8: bool = False) -> Dtypes:
     """Likewise of a product of the backward pass: a cotangent in `grad`, and an operand.
 
     A scaled operand is brought onto its grid anew only if the cotangent is scaled as well; else
     it comes as the forward product had it, with its scales multiplied in, in float32.
     """
-    is_multiplied_in = is_scaled(other) and not is_scaled(grad)
-    dtype = np.dtype(np.float32) if is_multiplied_in else carrier_of(other)
-    return _dtypes(carrier_of(grad), dtype)
+    if is_scaled(other) and not is_scaled(grad):
+        return _dtypes(carrier_of(grad), np.dtype(np.float32))
+    return product_dtypes(grad, other, has_float8=has_float8)
 
 
 def _dtypes(lhs: np.dtype, rhs: np.dtype) -> Dtypes:
@@ -83,19 +93,27 @@ def _dtypes(lhs: np.dtype, rhs: np.dtype) -> Dtypes:
     return Dtypes(left, right, wide) if left == right else Dtypes(wide, wide, wide)
 
 
-def product(op: MatrixOp, lhs: Array | Coded, rhs: Array | Coded) -> Array:
+def product(
+    op: MatrixOp,
+    lhs: Array | Coded,
+    rhs: Array | Coded,
+    *,
+    formats: tuple[Format | None, Format | None] = (None, None),
+) -> Array:
     """What `op` makes of its operands, scales applied to the result, once.
 
     Args:
         op: The primitive; its own precision and preferred type are replaced.
         lhs: [...] floats, or codes with scales.
         rhs: Likewise.
+        formats: What the operands were brought to, where that is known: bfloat16 alone does not
+            tell what fits in float8.
 
     Returns:
         [...] float32, or float64 if an operand is.
     """
-    codes = [x.codes if isinstance(x, Coded) else x for x in (lhs, rhs)]
-    out = _multiply(op, *codes)
+    left, right = (x.codes if isinstance(x, Coded) else x for x in (lhs, rhs))
+    out = _multiply(op, left, right, float8_product(*formats))
     for side, operand in enumerate((lhs, rhs)):
         if isinstance(operand, Coded):
             out = scaled_result(op.primitive.name, op.params, out, operand.scales, side)
@@ -109,16 +127,19 @@ def bind(
     accum: Any,
     wide: lax.Precision | None = lax.Precision.HIGHEST,
 ) -> Array:
-    """`op` itself, summed in `accum`; where operands have that dtype too, in precision `wide`."""
-    # Without HIGHEST, float32 means bfloat16 on TPU and TF32 on recent GPUs.
-    precision = (wide,) * 2 if wide is not None and lhs.dtype == accum else None
+    """`op` itself, summed in `accum`; operands of that dtype, or float8, in precision `wide`."""
+    # Without HIGHEST, float32 means bfloat16 on TPU and TF32 on recent GPUs, and sums of float8
+    # keep about 14 bits on Hopper (`float8`).
+    is_asked = lhs.dtype == accum or lhs.dtype.itemsize == 1
+    precision = (wide,) * 2 if wide is not None and is_asked else None
     params = op.params | {"preferred_element_type": np.dtype(accum), "precision": precision}
     others = () if op.group_sizes is None else (op.group_sizes,)
     return op.primitive.bind(lhs, rhs, *others, **params)
 
 
-def _multiply(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
+def _multiply(op: MatrixOp, lhs: Array, rhs: Array, float8: Float8 | None = None) -> Array:
     left, right = _met(lhs.dtype, rhs.dtype)
+    is_carried = op.is_dot and lhs.dtype == rhs.dtype == jnp.bfloat16
     lhs, rhs = lhs.astype(left), rhs.astype(right)
     if left == right == np.int8:
         return _integers(op, lhs, rhs)
@@ -140,7 +161,8 @@ def _multiply(op: MatrixOp, lhs: Array, rhs: Array) -> Array:
     if lhs.dtype != rhs.dtype or lhs.dtype == wide:
         return widened(lhs, rhs)
     native = lambda lhs, rhs: bind(op, lhs, rhs, wide)  # noqa: E731
-    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=native)
+    on_cuda = {"cuda": in_float8(native, float8)} if float8 is not None and is_carried else {}
+    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, **on_cuda, default=native)
 
 
 def _met(lhs: np.dtype, rhs: np.dtype) -> tuple[np.dtype, np.dtype]:

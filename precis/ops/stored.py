@@ -7,7 +7,7 @@ the scales applied to the sums, once, in float32:
 |---|---|---|
 | int8, int4, … | int8 | int8×int8→int32 |
 | int8, int4, … | bf16, f16, f32 | codes in its dtype, which holds them |
-| fp8, fp4, … | any | codes in the narrowest dtype that holds them |
+| fp8, fp4, … | any | codes in the narrowest dtype that holds them; with fp8, float8 on CUDA |
 
 CPUs have no product of mixed dtypes, and XLA would widen the whole weight first. There, up to 128
 rows of a 16-bit operand are written in two int8 digits and multiplied as integers; more of them,
@@ -38,6 +38,7 @@ from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_
 from precis.ops.cpu import HAS_FAST_PRODUCTS
 from precis.ops.digits import in_digits
 from precis.ops.epilogue import scaled_result
+from precis.ops.float8 import float8_of
 from precis.ops.inputs import against, coded_by, columns_apart
 from precis.ops.noise import GRAD, key_of
 from precis.ops.operand import Coded, carrier_of, is_scaled, summed_axes
@@ -154,7 +155,8 @@ def _forward(
         brought = coded_by(op, wide.astype(_F32), kernel.input_amax, side)
     else:
         brought = bring_coded_for(op, wide, fmt, side, key_of(noise, fmt, x, side))
-    out = _multiplied(op, brought, own, key)
+    formats = key.ordered(_held(op, kernel.weight, key), fmt)
+    out = _multiplied(op, brought, own, formats, key)
     if apart is not None:
         apart = _scaled(op, apart, own, key)
     out = out if apart is None else out + apart
@@ -165,15 +167,22 @@ def _forward(
     return key.handed_over(out), _Saved(kept, weight, sizes, noise)
 
 
-def _multiplied(op: MatrixOp, x: Array | Coded, weight: Array | Coded, key: _Key) -> Array:
+def _multiplied(
+    op: MatrixOp,
+    x: Array | Coded,
+    weight: Array | Coded,
+    formats: tuple[Format, Format],
+    key: _Key,
+) -> Array:
     """float32: the product of both, scales applied."""
     if not isinstance(weight, Coded) or isinstance(x, Coded):
-        return product(op, *key.ordered(weight, x))
+        return product(op, *key.ordered(weight, x), formats=formats)
 
     def in_floats(x: Array, codes: Array) -> Array:
         # Codes of 8 bits are exact in every float dtype of 16.
-        fits = codes.dtype == np.int8
-        return product(op, *key.ordered(codes.astype(x.dtype) if fits else codes, x))
+        if codes.dtype == np.int8:
+            return product(op, *key.ordered(codes.astype(x.dtype), x))
+        return product(op, *key.ordered(codes, x), formats=formats)
 
     def on_cpu(x: Array, codes: Array) -> Array:
         side, is_wide = 1 - key.side, x.dtype.itemsize > 2
@@ -211,10 +220,13 @@ def _input_gradient(key: _Key, saved: _Saved, cotangent: Array) -> Array:
     codes = own.codes if isinstance(own, Coded) else own
     fmt = roles.grad_for_input
     drawn = key_of(noise, fmt, g, GRAD)
-    is_later = is_scaled(fmt)
-    tagged = Tagged(g, fmt, drawn) if is_later else Tagged(bring_for(op, g, fmt, 0, drawn), None)
+    if is_scaled(fmt):
+        tagged = Tagged(g, fmt, drawn)
+    else:
+        tagged = Tagged(bring_for(op, g, fmt, 0, drawn), None, held=fmt)
     like: Any = jax.ShapeDtypeStruct(key.like.shape, _F32)
-    pair = key.ordered(Tagged(codes, None), Tagged(like, None))
+    held = _held(op, kernel.weight, key)
+    pair = key.ordered(Tagged(codes, None, held=held), Tagged(like, None))
     dx = cotangent_of(op, 1 - key.side, pair, tagged)
     if kernel.smoothing is not None:
         dx = dx / against(op, kernel.smoothing, dx.ndim, key.side)
@@ -264,6 +276,12 @@ def _operand(op: MatrixOp, q: QTensor, key: _Key) -> Array | Coded:
     return bring_for(op, wide, key.formats[0], key.side)
 
 
+def _held(op: MatrixOp, q: QTensor, key: _Key) -> Format:
+    """The format that the weight's codes, or its values, are in."""
+    is_coded = _is_coded(op.primitive.name, op.params, q, key.side)
+    return q.format if is_coded else key.formats[0]
+
+
 def _is_coded(primitive: str, params: dict[str, Any], q: QTensor, side: int) -> bool:
     """Whether products that are summed share a scale, and codes are integers or floats."""
     grid = q.format.grid
@@ -279,4 +297,10 @@ def _coded(q: QTensor) -> Coded:
     grid = q.format.grid
     if isinstance(grid, IntFormat):
         return Coded(q.codes.astype(np.int8), scales * np.float32(grid.unit))
-    return Coded(q.elements.astype(carrier_of(grid)), scales)
+    carrier = carrier_of(grid)
+    decoded = lambda q: q.elements.astype(carrier)  # noqa: E731
+    if q.codes.dtype != float8_of(grid):
+        return Coded(decoded(q), scales)
+    # XLA drops a convert that a dot's operand is converted back from; decoding by bits it cannot.
+    as_stored = lambda q: q.codes.astype(carrier)  # noqa: E731
+    return Coded(lax.platform_dependent(q, cuda=as_stored, default=decoded), scales)

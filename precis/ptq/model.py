@@ -83,6 +83,7 @@ def quantize_model(
     | `w8` | the same | bf16 (f16 where the weight is f16) | the same, on two digits of inputs |
     | `w4` | int4 in blocks of 64 | the same | weights dequantized for the product |
     | `nf4` | NF4 in blocks of 64 | the same | the same |
+    | `w8a8_fp8` | e4m3fn, a scale per channel | e4m3fn, a scale per row | bf16 (float8 on CUDA) |
     | `f32` | as they are | f32 | f32 |
 
     The name of any other format is a mode for weights alone, with inputs as those of `w8`. Norms,

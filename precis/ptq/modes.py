@@ -18,8 +18,8 @@ class Mode(NamedTuple):
     Attributes:
         name: What it is called.
         weight: What the weight is stored in; None leaves it as it is.
-        inputs: `int8` brings inputs to integers as well; `float` to 16 bits, those of the weight's
-            own dtype if it has 16.
+        inputs: What inputs are brought to, a format's name; `float` is 16 bits, those of the
+            weight's own dtype if it has 16.
         is_static: Whether the scale of the inputs is known beforehand, from calibration.
         has_outliers: Whether columns of large inputs are multiplied in float.
     """
@@ -42,6 +42,7 @@ MODES = {
         Mode("w8a8", _INT8, "int8"),
         Mode("w8a8_static", _INT8, "int8", is_static=True),
         Mode("w8a8_outliers", _INT8, "int8", has_outliers=True),
+        Mode("w8a8_fp8", quantized_format("e4m3fn"), "e4m3fn@channel"),
     )
 }
 """Modes by name. The name of any other format that arrays are kept in is one for weights alone."""

@@ -144,7 +144,7 @@ def quantized_weights(
 
     qparams = jax.tree_util.tree_map_with_path(finish, qparams, is_leaf=_is_stored)
     given = [
-        (path, "c=int8" if mode.inputs == "int8" else f"c={_compute(done[path].dtype)}")
+        (path, f"c={_compute(done[path].dtype) if mode.inputs == 'float' else mode.inputs}")
         for path, mode in modes.items()
     ]
     names = {path: mode.name for path, mode in modes.items()}

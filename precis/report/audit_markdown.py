@@ -49,7 +49,9 @@ def _cells(site: Mapping[str, Any]) -> list[str]:
 
 def _product(site: Mapping[str, Any]) -> str:
     asked = [] if site["precision"] == "DEFAULT" else [site["precision"]]
-    return ", ".join([site["product"], *([] if site["native"] else ["emulated"]), *asked])
+    said = ", ".join([site["product"], *([] if site["native"] else ["emulated"]), *asked])
+    there = site["on_cuda"]["product"]
+    return said if there == site["product"] else f"{said}; on CUDA {there}"
 
 
 def _row(cells: list[str]) -> str:

@@ -74,10 +74,18 @@ def reasons(record: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _besides(site: Mapping[str, Any]) -> Iterator[str]:
+    cuda = site["on_cuda"]
     if not site["native"]:
-        yield f"emulated, as {site['product']}"
+        native = "" if cuda["product"] == site["product"] else f"; on CUDA {cuda['product']}"
+        yield f"emulated, as {site['product']}{native}"
     if site["precision"] in _PRECISIONS:
         yield _PRECISIONS[site["precision"]]
     if site["accum"] not in ("f32", "f64"):
         yield f"leaves its accumulator in {site['accum']}"
-    yield f"backward in {site['grad']}, as {' and '.join(site['backward'])}"
+    there = "" if cuda["backward"] == site["backward"] else _and(cuda["backward"])
+    native = f"; on CUDA {there}" if there else ""
+    yield f"backward in {site['grad']}, as {_and(site['backward'])}{native}"
+
+
+def _and(products: Sequence[str]) -> str:
+    return " and ".join(products)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
 
 from precis.ops import (
+    FLOAT8,
     Dtypes,
     Operand,
     Roles,
@@ -19,7 +20,15 @@ from precis.ops import (
 from precis.policy import is_native
 from precis.walk.program import Cond, Multiply, Opaque, Program, Scan, Site, Step, bodies
 
-_SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64"}
+_SHORT = {
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "float32": "f32",
+    "float64": "f64",
+    "float8_e4m3fn": "e4m3fn",
+    "float8_e5m2": "e5m2",
+}
+_F16 = np.dtype(np.float16)
 
 
 class AuditedSite(NamedTuple):
@@ -61,14 +70,48 @@ class AuditedSite(NamedTuple):
     @property
     def backward(self) -> tuple[str, ...]:
         """The products that its derivatives ask for, as text: of the one operand, of the other."""
-        others = (self.roles.rhs, self.roles.lhs)
-        pairs = zip(self.roles.grads, others, strict=True)
+        return _texts(self._backward(has_float8=False))
+
+    @property
+    def on_cuda(self) -> str:
+        """What it asks for in a program for CUDA, as text: fp8 is multiplied as float8 there."""
+        return product_text(*map(str, self._on_cuda))
+
+    @property
+    def backward_on_cuda(self) -> tuple[str, ...]:
+        """What its derivatives ask for there."""
+        return _texts(self._backward(has_float8=self._is_dot))
+
+    @property
+    def besides(self) -> tuple[str, ...]:
+        """What it and its derivatives may run as on CUDA alone, whichever operand is first.
+
+        A GPU without products of float8 multiplies the same numbers in float16.
+        """
+        asked = (self._on_cuda, *self._backward(has_float8=self._is_dot))
+        float8 = [dtypes for dtypes in asked if dtypes.lhs in FLOAT8]
+        turned = [Dtypes(rhs, lhs, accum) for lhs, rhs, accum in float8]
+        wider = [Dtypes(_F16, _F16, accum) for _, _, accum in float8]
+        return _texts([*float8, *turned, *wider])
+
+    @property
+    def _is_dot(self) -> bool:
+        return self.site.primitive == "dot_general"
+
+    @property
+    def _on_cuda(self) -> Dtypes:
+        formats = self.roles.lhs.format, self.roles.rhs.format
+        return product_dtypes(*formats, has_float8=self._is_dot)
+
+    def _backward(self, *, has_float8: bool) -> list[Dtypes]:
+        pairs = zip(self.roles.grads, (self.roles.rhs, self.roles.lhs), strict=True)
         # Codes are multiplied as they are stored, whatever they meet.
-        asked = (
-            (product_dtypes if other.stored else backward_dtypes)(grad, other.format)
+        return [
+            (product_dtypes if other.stored else backward_dtypes)(
+                grad, other.format, has_float8=has_float8
+            )
             for grad, other in pairs
-        )
-        return tuple(dict.fromkeys(product_text(*map(str, dtypes)) for dtypes in asked))
+        ]
 
     @property
     def grads(self) -> str:
@@ -127,6 +170,10 @@ def _bytes(operand: Operand, shape: tuple[int, ...], claimed: np.dtype) -> int:
     if operand.stored is None:
         return prod(shape) * claimed.itemsize
     return ceil(prod(shape) * operand.stored.bits_per_value / 8)
+
+
+def _texts(products: Iterable[Dtypes]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(product_text(*map(str, dtypes)) for dtypes in products))
 
 
 def product_text(lhs: str, rhs: str, accum: str) -> str:

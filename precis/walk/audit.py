@@ -77,7 +77,7 @@ class Audit:
         others = {
             path
             for path, ran in (self.ran or {}).items()
-            if find.is_otherwise(ran.claimed, ran.forward)
+            if find.is_otherwise(ran.claimed, ran.forward, ran.besides)
         }
         flops = sum(site.flops for site in self.sites if site.site.path in others)
         return flops / self.flops if self.flops else 0.0

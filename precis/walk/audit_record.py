@@ -52,6 +52,7 @@ def _site(found: Audit, audited: AuditedSite) -> dict[str, Any]:
         "rule": site.rule,
         "reason": "; ".join(_reasons(found, audited)),
         "backward": list(audited.backward),
+        "on_cuda": {"product": audited.on_cuda, "backward": list(audited.backward_on_cuda)},
         "ran": None if ran is None else {"forward": ran.forward, "backward": ran.backward},
     }
 

@@ -27,12 +27,14 @@ class Ran(NamedTuple):
         claimed_backward: What its derivatives ask for.
         forward: What ran, and how many such products the program has; empty if none was found.
         backward: Likewise in the backward pass; empty without one.
+        besides: What may run instead where the program is one for CUDA, either way.
     """
 
     claimed: tuple[str, ...]
     claimed_backward: tuple[str, ...]
     forward: dict[str, int]
     backward: dict[str, int]
+    besides: tuple[str, ...] = ()
 
 
 class Compiled(NamedTuple):
@@ -118,5 +120,6 @@ def _by_path(products: list[RanProduct], sites: tuple[AuditedSite, ...]) -> Comp
             tuple(dict.fromkeys((*before.claimed_backward, *audited.backward))),
             dict(counts[path, False]),
             dict(counts[path, True]),
+            tuple(dict.fromkeys((*before.besides, *audited.besides))),
         )
     return Compiled(ran, dict(counts[None, False]))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from precis.formats import FLOAT32, FloatFormat
+from precis.formats import FLOAT32, FloatFormat, parse
 from precis.ops import MATRIX_OPS, product_dtypes
 from precis.policy import PolicyRules
 from precis.walk import equations
@@ -146,9 +145,10 @@ def of_compiled(found: Compiled) -> Iterator[Finding]:
             what = f"claims {claimed}; the compiled program has no product of that name"
             fix = "it may be unused, folded to a constant, or rewritten by the compiler"
             yield Finding("not found", path, what, fix)
-        yield from _otherwise(path, ran.claimed, ran.forward, "")
+        yield from _otherwise(path, ran.claimed, ran.forward, ran.besides, "")
         if (ran.claimed_backward, set(ran.backward)) != (ran.claimed, set(ran.forward)):
-            yield from _otherwise(path, ran.claimed_backward, ran.backward, " backward")
+            claimed = ran.claimed_backward
+            yield from _otherwise(path, claimed, ran.backward, ran.besides, " backward")
     if found.unnamed:
         ran_in = ", ".join(f"{count} ran {text}" for text, count in found.unnamed.items())
         what = f"{ran_in}, without the name of a matrix op: whose they are is not known"
@@ -156,30 +156,42 @@ def of_compiled(found: Compiled) -> Iterator[Finding]:
 
 
 def _otherwise(
-    path: str, claimed: Sequence[str], ran: Collection[str], way: str
+    path: str, claimed: Sequence[str], ran: Collection[str], besides: Sequence[str], way: str
 ) -> Iterator[Finding]:
-    others = [text for text in ran if text not in claimed]
+    others = [text for text in ran if text not in (*claimed, *besides)]
     if not others:
         return
     what = f"claimed {' and '.join(claimed)}{way}, ran {', '.join(others)}"
-    if not is_otherwise(claimed, ran):
+    if not is_otherwise(claimed, ran, besides):
         fix = "the same operands, but not as fast: the backend has no such product here"
         yield Finding("widened", path, what, fix)
     else:
         yield Finding("ran otherwise", path, what, "")
 
 
-def is_otherwise(claimed: Sequence[str], ran: Collection[str]) -> bool:
-    """Whether products ran that are neither those claimed nor their like in wider operands."""
-    others = [text for text in ran if text not in claimed]
+def is_otherwise(claimed: Sequence[str], ran: Collection[str], besides: Sequence[str] = ()) -> bool:
+    """Whether products ran that are neither those claimed nor their like in wider operands.
+
+    Args:
+        claimed: What is asked for.
+        ran: What ran.
+        besides: What may run as well.
+    """
+    others = [text for text in ran if text not in (*claimed, *besides)]
     return bool(others) and min(map(_bits, others)) <= max(map(_bits, claimed))
 
 
 def _bits(product: str) -> int:
     """Bits of the narrower operand of a product as text.
 
-    >>> _bits("bf16·f32→f32")
-    16
+    >>> _bits("bf16·f32→f32"), _bits("e4m3fn·e5m2→f32")
+    (16, 8)
     """
-    operands = product.partition("→")[0].split("·")
-    return min(int((re.findall(r"\d+", name) or [0])[0]) for name in operands)
+    return min(map(_width, product.partition("→")[0].split("·")))
+
+
+def _width(name: str) -> int:
+    try:
+        return parse(name).bits
+    except ValueError:  # of a dtype that is no format here
+        return 0

@@ -12,16 +12,19 @@ _PLAIN = re.compile(r"[^\w./+\- ]", re.ASCII)
 _CODE = re.compile(r"~([0-9a-f]+)~")
 _NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 # `%dot.3 = f32[4,8]{1,0} dot(%a, %b), …`; older XLA repeats the operands' types.
-_DEFINED = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\w+)\[")
+_DEFINED = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[")
 _PRODUCT = re.compile(r"\b(?:dot|convolution)\(([^)]*)\)")
+# cuBLAS's, whose result may be a pair with a workspace; scales or a bias follow its two operands.
+_CALL = re.compile(r'\bcustom-call\(([^)]*)\).*custom_call_target="__cublas\$')
 _LAYOUT = re.compile(r"\{[^}]*\}|\[[^\]]*\]")
 _OPERAND = re.compile(r"%?([\w.\-]+)(?=,|$)")
 _HLO_NAMES = {"s8": "int8", "s32": "int32", "bf16": "bfloat16", "f16": "float16",
-              "f32": "float32", "f64": "float64"}  # fmt: skip
+              "f32": "float32", "f64": "float64", "f8e4m3fn": "float8_e4m3fn",
+              "f8e5m2": "float8_e5m2"}  # fmt: skip
 
 
 class RanProduct(NamedTuple):
-    """A dot or convolution of a compiled program.
+    """A dot or convolution of a compiled program, or a dot that XLA handed to cuBLAS.
 
     Attributes:
         path: The site that it belongs to; None if it does not say, as what XLA rewrote need not.
@@ -58,11 +61,12 @@ def products_in(hlo: str) -> Iterator[RanProduct]:
             if found := _DEFINED.match(line):
                 types[found[1]] = found[2]
         for line in lines:
-            defined, product = _DEFINED.match(line), _PRODUCT.search(line)
+            defined = _DEFINED.match(line)
+            product = _PRODUCT.search(line) or _CALL.search(line)
             if not defined or not product:
                 continue
             names = _OPERAND.findall(_LAYOUT.sub("", product[1]))
-            lhs, rhs = (types.get(name, "unknown") for name in names)
+            lhs, rhs = (types.get(name, "unknown") for name in names[:2])
             name = _NAME.search(line)
             scope = name[1] if name else ""
             mark = _MARK.search(scope)

@@ -108,6 +108,19 @@ def test_explain_a_file_of_ones_own(capsys, monkeypatch):
     assert "backward in e5m2@tensor, as bf16·bf16→f32: all matrix ops" in lines
 
 
+def test_explain_says_what_cuda_has(capsys):
+    assert run_command(["explain", "digits", "--policy", "fp8_hybrid", "--as", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    cuda = {"product": "e4m3fn·e4m3fn→f32", "backward": ["e5m2·e4m3fn→f32"]}
+    assert all(site["on_cuda"] == cuda and not site["native"] for site in record["sites"])
+    lines = printed(record, width=200).splitlines()
+    there = "emulated, as bf16·bf16→f32; on CUDA e4m3fn·e4m3fn→f32"
+    assert f"{there}: all matrix ops" in lines
+    back = "backward in e5m2@tensor, as bf16·bf16→f32; on CUDA e5m2·e4m3fn→f32: all matrix ops"
+    assert back in lines
+    assert "| bf16·bf16→f32, emulated; on CUDA e4m3fn·e4m3fn→f32 |" in audit_markdown(record)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -50,6 +50,26 @@ def test_what_the_compiler_rewrote_to_a_call_is_not_read():
     assert not list(products_in(named(call + "METADATA", "jit(f)/precis[mlp/up]/dot_general")))
 
 
+CUBLAS = """
+%main (x: bf16[32,64], w: f8e5m2[64,16]) -> f32[32,16] {
+  %x = bf16[32,64]{1,0} parameter(0)
+  %w = f8e5m2[64,16]{1,0} parameter(1)
+  %low = f8e4m3fn[32,64]{1,0} fusion(%x), kind=kLoop, calls=%narrowed
+  %one = f32[] constant(1)
+  %dot.1 = (f32[32,16]{1,0}, s8[4194304]{0}) custom-call(%low, %w, %one, %one), TARGET, METADATA
+  ROOT %first = f32[32,16]{1,0} get-tuple-element(%dot.1), index=0
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["gemm", "lt$matmul", "lt$matmul$f8"])
+def test_what_the_compiler_handed_to_cublas_is_read(name):
+    # As XLA's own tests print it: a workspace beside the result, scales behind the operands.
+    text = CUBLAS.replace("TARGET", f'custom_call_target="__cublas${name}"')
+    (found,) = products_in(named(text, "jit(f)/transpose(jvp(precis[mlp/up]))/dot_general"))
+    assert found == RanProduct("mlp/up", "float8_e4m3fn", "float8_e5m2", "float32", True)
+
+
 @pytest.mark.parametrize("path", ["", "mlp/@dot0", "a]b", 'a"c', "a~40~b", "é%2", "blocks/0.w"])
 def test_any_path_is_read_back(path):
     (found,) = products_in(named(NEW, f"jit(f)/jvp({mark_of(path)})/dot_general"))
