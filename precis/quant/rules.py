@@ -29,9 +29,14 @@ KEPT_BY_DEFAULT = "norms, biases and embeddings are kept"
 
 _KEEP = ("none", "f32", "float32")
 # What `quantize_model` stores weights in; its modes say more than that.
-_MODES = {"w8": "int8", "w4": "int4"} | dict.fromkeys(
-    ("w8a8", "w8a8_static", "w8a8_outliers"), "int8"
-)
+_MODES = {
+    "w8": "int8",
+    "w4": "int4",
+    "w8a8": "int8",
+    "w8a8_static": "int8",
+    "w8a8_outliers": "int8",
+    "w8a8_fp8": "e4m3fn",
+}
 
 
 @dataclass(frozen=True, slots=True)
