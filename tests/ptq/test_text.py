@@ -21,6 +21,7 @@ MODES = {
     "w8a8": ("int8 per channel", "int8 per row"),
     "w8a8_static": ("int8 per channel", "int8, one scale"),
     "w8a8_outliers": ("int8 per channel", "int8, large columns in float"),
+    "w8a8_fp8": ("e4m3fn per channel", "e4m3fn per row"),
     "w8": ("int8 per channel", "bf16"),
     "w4": ("int4 in blocks of 64", "bf16"),
     "nf4": ("NF4 in blocks of 64", "bf16"),
