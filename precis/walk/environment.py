@@ -48,8 +48,10 @@ class Environment:
 
     def read(self, slot: int) -> Any:
         """The array in a slot, for one of its uses."""
-        fmt = self._values[slot].format
+        value, fmt = self._values[slot], self._values[slot].format
         if not self._fork or fmt is None or is_wide(fmt) or (fmt.is_native and not self._strict):
+            return self._arrays[slot]
+        if value.stored_as is not None:  # whose cotangents are float32, whatever it stands for
             return self._arrays[slot]
         self._uses[slot] -= 1
         # Two cotangents are rounded together where the value was rounded, if that was where it was
