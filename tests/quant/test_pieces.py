@@ -27,6 +27,8 @@ CASES = [
     ((100,), "int8@block32", -1, "absmax"),
     ((), "int8", None, "absmax"),
     ((0, 5), "int8", None, "absmax"),
+    ((0, 5), "int8@tensor", None, "absmax"),
+    ((5, 0), "int8", -1, "minmax"),
 ]  # fmt: skip
 
 
