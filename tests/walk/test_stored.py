@@ -157,7 +157,7 @@ def test_a_kernel_travels_as_its_weight_does():
 
 
 def test_codes_that_a_loop_reads_twice_are_differentiated_op_by_op():
-    """Where the loop is not jitted, 16-bit values fork at each use; codes have no such cotangent."""
+    """In loops that are not jitted 16-bit values fork at each use; codes have no such cotangent."""
     stack = normal(0, 3, 64, 64, scale=1 / 8).astype(jnp.bfloat16)
     tangent = jnp.zeros(stack.shape)
     q = quantize_array(stack, "int8@tensor")
