@@ -92,7 +92,7 @@ def quantized_weights(
             _check_stored(path, leaf, rule)
         if rule is None or rule.mode.weight is None or leaf.ndim < 2 or _is_stored(leaf):
             continue
-        axis = rule.axis or attention_axes(path, leaf.ndim, rule.mode.weight, found)
+        axis = rule.axis or attention_axes(path, leaf.shape, rule.mode.weight, found)
         if _is_left(rule, path, keep):
             continue
         reason = _unfit(leaf, rule.mode.weight, axis, calibrate)

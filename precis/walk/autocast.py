@@ -101,9 +101,8 @@ def autocast(
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         own_key = checked_key(key, resolved)
-        traced = trace(
-            fn, args, kwargs, resolved, params_argnums, state_argnums=state_argnums, pins=pins
-        )
+        how: Any = {"state_argnums": state_argnums, "pins": pins, "forward_mode": forward_mode}
+        traced = trace(fn, args, kwargs, resolved, params_argnums, **how)
         results = emit(traced.program, traced.arrays, forward_mode=forward_mode, key=own_key)
         return jax.tree.unflatten(traced.out_tree, results)
 
@@ -134,6 +133,7 @@ def trace(
     state_argnums: Argnums = (),
     pins: Pins = "respect",
     declared: FloatFormat = FLOAT32,
+    forward_mode: bool = False,
 ) -> Traced:
     """`fn` traced on `args` and planned under `policies`; arrays may be shapes alone.
 
@@ -165,7 +165,8 @@ def trace(
         if array:
             value = argument(leaf, path, roles)
             values.append(value)
-            arrays.append(as_weight(leaf, value, policies))
+            # What puts a gradient onto its grid has no derivative that `jax.jvp` takes.
+            arrays.append(leaf if forward_mode else as_weight(leaf, value, policies))
     program = plan(jaxpr, values, policies, pins=pins)
     check_matches(policies, program, values, [var.aval for var in jaxpr.jaxpr.invars])
     arrays = [carried_array(array, value) for array, value in zip(arrays, values, strict=True)]

@@ -101,6 +101,14 @@ def test_forward_mode():
     np.testing.assert_allclose([out, dot], [want_out, want], rtol=0.1)
 
 
+def test_forward_mode_with_float64_parameters_under_a_narrower_policy():
+    with jax.enable_x64(True):
+        w, x = jnp.eye(4, dtype=jnp.float64), jnp.ones((2, 4))
+        fn = autocast(lambda w, x: (x @ w).sum(), "c=bf16", forward_mode=True)
+        out, dot = jax.jvp(lambda w: fn(w, x), (w,), (2 * w,))
+        assert (float(out), float(dot)) == (8.0, 16.0)
+
+
 @pytest.mark.nightly
 def test_vmap_and_grad_of_grad():
     reverse = autocast(loss, "c=bf16,o=f32")

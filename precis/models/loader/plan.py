@@ -85,7 +85,7 @@ def plan_of(
             continue
         axis = rule.axis
         if axis is None:
-            axis = attention_axes(own, len(leaf.shape), rule.format, paths)
+            axis = attention_axes(own, leaf.shape, rule.format, paths)
         if axis is None:
             axis = usual_axis(own, leaf, rule.format)
         made = _node(leaf, rule.format, axis, calibrate)
