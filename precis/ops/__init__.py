@@ -6,7 +6,7 @@ from precis.ops.matrix import matrix_op
 from precis.ops.operand import carrier_of
 from precis.ops.product import MATRIX_OPS, Dtypes, MatrixOp, backward_dtypes, product_dtypes
 from precis.ops.roles import Operand, Roles
-from precis.ops.stored import multiplied_as
+from precis.ops.stored_operand import multiplied_as
 from precis.ops.tangent import cast_with_tangent, settled
 
 __all__ = [

@@ -32,42 +32,24 @@ import numpy as np
 from jax import Array, lax
 from jax.extend import core as jex_core
 
-from precis.formats import FLOAT32, FloatFormat, Format, IntFormat, cast_to
+from precis.formats import Format, cast_to
 from precis.ops.backward import backward_product, kept_of
 from precis.ops.cotangents import Tagged, bring_coded_for, bring_for, cotangent_of
 from precis.ops.cpu import HAS_FAST_PRODUCTS
 from precis.ops.digits import in_digits
 from precis.ops.epilogue import scaled_result
-from precis.ops.float8 import float8_of
 from precis.ops.inputs import against, coded_by, columns_apart
 from precis.ops.noise import GRAD, key_of
-from precis.ops.operand import Coded, carrier_of, is_scaled, summed_axes
+from precis.ops.operand import Coded, is_scaled
 from precis.ops.product import MatrixOp, product
 from precis.ops.roles import Roles
+from precis.ops.stored_operand import held_as, operand_of
 from precis.ops.tiles import in_tiles, rows_of
-from precis.quant import QTensor, Stored, as_kernel, open_stored, recast
+from precis.quant import Stored, as_kernel, open_stored, recast
 
 _F32 = np.dtype(np.float32)
 # So many rows make up for widening the codes; fewer wait for nothing else.
 _MANY_ROWS = 128
-
-
-def multiplied_as(
-    primitive: str, params: dict[str, Any], weight: Stored, side: int, other: Format
-) -> Format:
-    """The format in which `weight`, or one of its shape, takes part in a matrix op.
-
-    Args:
-        primitive: The op's name.
-        params: Its parameters.
-        weight: The weight; arrays may be shapes alone.
-        side: Which operand it is.
-        other: The format of the other operand.
-    """
-    q = as_kernel(weight).weight
-    if _is_coded(primitive, params, q, side):
-        return q.format
-    return other if isinstance(other, FloatFormat) else FLOAT32
 
 
 def stored_op(
@@ -145,7 +127,7 @@ def _forward(
     wide = x
     if kernel.smoothing is not None:
         wide = x.astype(_F32) / against(op, kernel.smoothing, x.ndim, key.side)
-    own = _operand(op, kernel.weight, key)
+    own = operand_of(op, kernel.weight, key.side, key.formats[0])
     apart = None
     if kernel.outliers:
         known = own if isinstance(own, Coded) else Coded(own, jnp.ones((), _F32))
@@ -155,7 +137,7 @@ def _forward(
         brought = coded_by(op, wide.astype(_F32), kernel.input_amax, side)
     else:
         brought = bring_coded_for(op, wide, fmt, side, key_of(noise, fmt, x, side))
-    formats = key.ordered(_held(op, kernel.weight, key), fmt)
+    formats = key.ordered(held_as(op, kernel.weight, key.side, key.formats[0]), fmt)
     out = _multiplied(op, brought, own, formats, key)
     if apart is not None:
         apart = _scaled(op, apart, own, key)
@@ -215,7 +197,7 @@ def _backward(key: _Key, saved: _Saved, cotangent: Array) -> tuple[Array | None,
 def _input_gradient(key: _Key, saved: _Saved, cotangent: Array) -> Array:
     weight, sizes, noise = saved.weight, saved.sizes, saved.noise
     op, kernel, roles = key.op(sizes), as_kernel(weight), key.roles
-    own = _operand(op, kernel.weight, key)
+    own = operand_of(op, kernel.weight, key.side, key.formats[0])
     g = _scaled(op, cotangent.astype(_F32), own, key)
     codes = own.codes if isinstance(own, Coded) else own
     fmt = roles.grad_for_input
@@ -225,7 +207,7 @@ def _input_gradient(key: _Key, saved: _Saved, cotangent: Array) -> Array:
     else:
         tagged = Tagged(bring_for(op, g, fmt, 0, drawn), None, held=fmt)
     like: Any = jax.ShapeDtypeStruct(key.like.shape, _F32)
-    held = _held(op, kernel.weight, key)
+    held = held_as(op, kernel.weight, key.side, key.formats[0])
     pair = key.ordered(Tagged(codes, None, held=held), Tagged(like, None))
     dx = cotangent_of(op, 1 - key.side, pair, tagged)
     if kernel.smoothing is not None:
@@ -266,41 +248,3 @@ def _tangent(key: _Key, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> 
 
 _product_once = jax.jit(_product, static_argnums=5, inline=True)
 _linear_once = jax.jit(_linear, static_argnums=4, inline=True)
-
-
-def _operand(op: MatrixOp, q: QTensor, key: _Key) -> Array | Coded:
-    """The weight's codes and scales, or all of it in the format that it is multiplied in."""
-    if _is_coded(op.primitive.name, op.params, q, key.side):
-        return _coded(q)
-    wide = open_stored(recast(q, _F32))
-    return bring_for(op, wide, key.formats[0], key.side)
-
-
-def _held(op: MatrixOp, q: QTensor, key: _Key) -> Format:
-    """The format that the weight's codes, or its values, are in."""
-    is_coded = _is_coded(op.primitive.name, op.params, q, key.side)
-    return q.format if is_coded else key.formats[0]
-
-
-def _is_coded(primitive: str, params: dict[str, Any], q: QTensor, side: int) -> bool:
-    """Whether products that are summed share a scale, and codes are integers or floats."""
-    grid = q.format.grid
-    has_codes = grid.signed if isinstance(grid, IntFormat) else isinstance(grid, FloatFormat)
-    if primitive == "ragged_dot_general" or q.zero_point is not None or q.format.block:
-        return False
-    axes = summed_axes(primitive, params, q.ndim, side).all
-    return has_codes and grid.bits <= 8 and all(q.scale.shape[axis] == 1 for axis in axes)
-
-
-def _coded(q: QTensor) -> Coded:
-    scales = q.scales if q.tensor_scale is None else q.scales * q.tensor_scale
-    grid = q.format.grid
-    if isinstance(grid, IntFormat):
-        return Coded(q.codes.astype(np.int8), scales * np.float32(grid.unit))
-    carrier = carrier_of(grid)
-    decoded = lambda q: q.elements.astype(carrier)  # noqa: E731
-    if q.codes.dtype != float8_of(grid):
-        return Coded(decoded(q), scales)
-    # XLA drops a convert that a dot's operand is converted back from; decoding by bits it cannot.
-    as_stored = lambda q: q.codes.astype(carrier)  # noqa: E731
-    return Coded(lax.platform_dependent(q, cuda=as_stored, default=decoded), scales)
